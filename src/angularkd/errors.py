@@ -1,0 +1,16 @@
+"""The one exception that says: the input cannot be used, and this is what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used. The message is one line: what was expected, what came, what to do."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """The names in `known` most like `name`, as a phrase to end an error with; empty when nothing is alike."""
+    matches = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""

@@ -1,0 +1,60 @@
+"""The values that flow between the parts: batches in, signals through, loss terms out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Features = list[Tensor]
+"""One tensor a stage: [batch, channel, height, width], or [batch, height, width] where only a map of it was kept."""
+
+Logits = Float[Tensor, "batch classes"]
+
+Reduction = Callable[[Tensor], Tensor]
+"""What is kept of a stage's features [batch, channel, height, width]; hashable, so that equal wishes are met once."""
+
+Terms = dict[str, Tensor]
+"""Scalar loss terms by name, each already multiplied by its weight: they sum to the total."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of augmented images and where they came from.
+
+    images:  float32 RGB in 0..1, [batch, 3, height, width], channels_last in memory, on the loader's device;
+             not normalised, because teacher and student may each want a mean and a standard deviation of their own.
+    labels:  class indices.
+    indices: row of each sample in its split.
+    view:    which augmentation of the samples this is: (index, view) names an image for good.
+    """
+
+    images: Float[Tensor, "batch 3 height width"]
+    labels: Int[Tensor, " batch"]
+    indices: Int[Tensor, " batch"]
+    view: int
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Everything a loss may look at, by the name it asks for it; what no loss of a run asks for is absent.
+
+    The features of the paired stages come once for each reduction that some loss wants, `None` being the features whole.
+    """
+
+    labels: Int[Tensor, " batch"] | None = None
+    student_logits: Logits | None = None
+    teacher_logits: Logits | None = None
+    student_features: Mapping[Reduction | None, Features] = field(default_factory=dict)
+    teacher_features: Mapping[Reduction | None, Features] = field(default_factory=dict)
+
+
+class Distilled(NamedTuple):
+    """What a training step needs: the loss to differentiate, its weighted terms by name, and the student's logits."""
+
+    total: Float[Tensor, ""]
+    terms: Terms
+    student_logits: Logits

@@ -1,0 +1,25 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """The networks here are so small that threads only wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """Real weights and images, kept outside the repository: ANGULARKD_TEST_DATA, or `shared` beside the repository."""
+    beside = Path(__file__).resolve().parents[1].parent / "shared"
+    folder = Path(os.environ.get("ANGULARKD_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no folder of test data at {folder}; ANGULARKD_TEST_DATA names another place")
+    return folder
