@@ -1,0 +1,1 @@
+"""The networks: CIFAR families of our own, sources of others, and their weights."""
