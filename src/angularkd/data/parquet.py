@@ -1,0 +1,172 @@
+"""Parquet files in the Hugging Face layout: columns image {bytes, path} and label, class names in the metadata."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int64, UInt8
+
+from angularkd.data.decode import decode_image, image_size
+from angularkd.data.splits import Source, Split, whole
+from angularkd.errors import InputError
+
+SPLIT_NAME = re.compile(r"(train|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
+CACHE_BYTES = 256 * 2**20
+UNLABELLED = -1
+
+
+class ParquetStore:
+    """Rows of several files, read a row group at a time; the groups read last stay in memory, up to CACHE_BYTES."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = list(files)
+        self._groups: list[tuple[Path, int]] = []
+        self._starts = [0]
+        for file in self.files:
+            metadata = pq.ParquetFile(file).metadata
+            for group in range(metadata.num_row_groups):
+                self._groups.append((file, group))
+                self._starts.append(self._starts[-1] + metadata.row_group(group).num_rows)
+        self._cache: OrderedDict[int, pa.StructArray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[ParquetStore], tuple[list[Path]]]:
+        return ParquetStore, (self.files,)  # locks and caches stay behind when a worker process gets its copy
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def image(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
+        data, name = self._encoded(row)
+        return decode_image(data, name)
+
+    def size(self, row: int) -> tuple[int, int]:
+        data, name = self._encoded(row)
+        return image_size(data, name)
+
+    def name(self, row: int) -> str:
+        return self._encoded(row)[1]
+
+    def _encoded(self, row: int) -> tuple[bytes, str]:
+        group = bisect.bisect_right(self._starts, row) - 1
+        value: dict[str, Any] = self._read_group(group)[row - self._starts[group]].as_py() or {}
+        name = f"row {row} of {self._groups[group][0].parent}, {value.get('path') or 'unnamed'}"
+        if not value.get("bytes"):
+            raise InputError(f"cannot decode {name}: it holds no bytes; write the images into the parquet file.")
+        return value["bytes"], name
+
+    def _read_group(self, group: int) -> pa.StructArray:
+        with self._lock:
+            if group not in self._cache:
+                file, index = self._groups[group]
+                column = pq.ParquetFile(file).read_row_group(index, columns=["image"]).column("image")
+                self._cache[group] = column.combine_chunks()
+                while len(self._cache) > 1 and sum(array.nbytes for array in self._cache.values()) > CACHE_BYTES:
+                    self._cache.popitem(last=False)
+            self._cache.move_to_end(group)
+            return self._cache[group]
+
+
+def open_parquet(folder: Path) -> Source:
+    """Splits by the names of files (train-00000-of-00004.parquet) or of the folders they are in (train/0000.parquet).
+
+    Raises InputError for a folder without such files, other columns, other class names in another split, or labels
+    outside the classes. A split whose labels are all -1 (a public test set without answers) is left out, with a note.
+    """
+    files, notes = _files_by_split(folder)
+    names = {split: _class_names(paths) for split, paths in files.items()}
+    known = {value for value in names.values() if value is not None}
+    if len(known) > 1:
+        raise InputError(f"{folder}: the splits name different classes; write them with one list of class names.")
+    labels = {split: _labels(paths) for split, paths in files.items()}
+    for split in [split for split, values in labels.items() if len(values) and (values == UNLABELLED).all()]:
+        del labels[split]
+        notes.append(f"{split}: left out, its labels are all -1, which means unlabelled")
+    if known:
+        classes = next(iter(known))
+    else:
+        largest = max((int(values.max()) for values in labels.values() if len(values)), default=-1)
+        classes = tuple(str(index) for index in range(largest + 1))
+        notes.append("no class names in the schema's metadata: classes are named by number")
+    splits: dict[str, Split] = {}
+    for split, values in labels.items():
+        outside = values[(values < 0) | (values >= len(classes))]
+        if len(outside):
+            raise InputError(
+                f"{folder}: the {split} split has the label {outside[0]}, but there are {len(classes)} classes (0 to "
+                f"{len(classes) - 1}); correct the labels or the class names."
+            )
+        splits[split] = whole(ParquetStore(files[split]), values)
+    return Source(folder.resolve().name, classes, splits, tuple(notes))
+
+
+def _files_by_split(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    found: dict[str, list[Path]] = {}
+    unnamed: list[str] = []
+    for path in sorted(folder.rglob("*.parquet")):
+        parts = path.relative_to(folder).parts
+        matches = [match for match in map(SPLIT_NAME.match, reversed(parts)) if match]  # the file's own name goes first
+        if matches:
+            split = matches[0].group(1).lower()
+            found.setdefault("val" if split.startswith("val") else split, []).append(path)
+        else:
+            unnamed.append("/".join(parts))
+    if "train" not in found:
+        seen = ", ".join([path.name for paths in found.values() for path in paths] + unnamed) or "no parquet files"
+        raise InputError(
+            f"{folder}: expected train*.parquet (and test*.parquet or validation*.parquet), found {seen}; "
+            "rename the files by split."
+        )
+    notes = [f"passed over, since the name gives no split: {name}" for name in unnamed]
+    return {split: found[split] for split in ("train", "val", "test") if split in found}, notes
+
+
+def _class_names(files: list[Path]) -> tuple[str, ...] | None:
+    """Class names in the metadata of the first file, None where there are none; checks the columns of every file."""
+    schemas = [_checked_schema(file) for file in files]
+    encoded = (schemas[0].metadata or {}).get(b"huggingface")
+    if encoded is None:
+        return None
+    names = json.loads(encoded).get("info", {}).get("features", {}).get("label", {}).get("names")
+    return tuple(str(name) for name in names) if names else None
+
+
+def _checked_schema(file: Path) -> pa.Schema:
+    try:
+        schema = pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"cannot read {file}: {' '.join(str(error).split())}") from error
+    fields = {field.name: field.type for field in schema}
+    image, label = fields.get("image"), fields.get("label")
+    if image is None or label is None or not (_holds_bytes(image) and pa.types.is_integer(label)):
+        found = ", ".join(f"{name}: {kind}" for name, kind in fields.items())
+        raise InputError(
+            f"{file}: expected the columns image: struct<bytes: binary, path: string> and label: int64, found {found}; "
+            "rename or convert them, as the datasets library writes an Image and a ClassLabel."
+        )
+    return schema
+
+
+def _holds_bytes(image: pa.DataType) -> bool:
+    if not pa.types.is_struct(image) or image.get_field_index("bytes") < 0:
+        return False
+    kind = image.field("bytes").type
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _labels(files: list[Path]) -> Int64[np.ndarray, " samples"]:
+    columns = [pq.ParquetFile(file).read(columns=["label"]).column("label") for file in files]
+    for file, column in zip(files, columns, strict=True):
+        if column.null_count:
+            raise InputError(f"{file}: {column.null_count} rows have no label; remove them or label them.")
+    return np.concatenate([column.to_numpy().astype(np.int64) for column in columns])

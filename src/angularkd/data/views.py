@@ -1,0 +1,245 @@
+"""Augmentation as tables: for a view of the data set, all parameters of all samples at once, one row a sample.
+
+Sample i in view v is the same image on every device, in every process and in every run with the same seed, so whatever
+a teacher says about it can be stored under (i, v).
+
+`flip` and `crop` have finitely many outcomes (variants). A sample visits each once in `count` consecutive views:
+
+    variant(i, v) = (offset_i + stride_i * v) mod count        stride_i coprime with count
+
+with offset_i and stride_i drawn from the seed, so that samples differ in their order. `flip` is the last binary digit
+of the variant (strides are odd then), so a sample is mirrored in every second view. `resized_crop` has infinitely many
+outcomes: its parameters are drawn for each view, from the seed and the view's number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int, Int64, UInt8
+from torch import Tensor
+
+from angularkd.data.augment import resized_crop, shift_and_flip, to_unit
+from angularkd.data.seeds import random_words, uniforms
+from angularkd.errors import InputError, nearest
+
+RESIZED_CROP_ATTEMPTS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class ViewTable:
+    """The parameters of one view, by column, one row a sample; without columns, the images as they are.
+
+    flip:      bool [samples]. Mirror left and right, after cropping.
+    top, left: int16 [samples]. Where the crop begins, in pixels of the image; beyond the image is black.
+    box:       int16 [samples, 4]. Top, left, height and width of the part that is enlarged to the whole.
+    """
+
+    columns: Mapping[str, Tensor]
+
+    def rows(self, indices: Int[Tensor, " batch"]) -> ViewTable:
+        """The rows of a batch, which must be on the table's device."""
+        return ViewTable({name: column.index_select(0, indices) for name, column in self.columns.items()})
+
+    def to(self, device: torch.device | str) -> ViewTable:
+        return ViewTable({name: column.to(device) for name, column in self.columns.items()})
+
+
+@dataclass(frozen=True)
+class Views:
+    """All views of a split under `ops` (names from OPS, in any order).
+
+    num_samples: rows of a table.
+    image_size:  (height, width) in pixels of the images, before and after.
+    seed:        everything random here depends on it.
+    padding:     of `crop`, in pixels: the most that an image is shifted; None for an eighth of the smaller side.
+    scale:       of `resized_crop`: least and largest share of the image's area.
+    ratio:       of `resized_crop`: least and largest width / height, drawn evenly in its logarithm.
+
+    Raises InputError for an unknown, repeated or impossible combination of operations, or parameters out of range.
+    """
+
+    ops: tuple[str, ...]
+    num_samples: int
+    image_size: tuple[int, int]
+    seed: int = 0
+    padding: int | None = None
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        for op in self.ops:
+            if op not in OPS:
+                raise InputError(f"unknown augmentation {op!r}: expected some of {', '.join(OPS)}.{nearest(op, OPS)}")
+        if len(set(self.ops)) < len(self.ops):
+            raise InputError(f"an augmentation is named twice in {', '.join(self.ops)}; name each once.")
+        if {"crop", "resized_crop"} <= set(self.ops):
+            raise InputError("crop and resized_crop both choose what part of the image is seen; take one of them.")
+        if self.padding is None:
+            object.__setattr__(self, "padding", min(self.image_size) // 8)
+        if "crop" in self.ops and not 0 < self.padding_px < min(self.image_size):
+            raise InputError(
+                f"crop: the padding must be above 0 and below the image's {min(self.image_size)} pixels, got "
+                f"{self.padding}; set the padding, or leave crop out for images this small."
+            )
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise InputError(f"resized_crop: the scale must satisfy 0 < least <= largest <= 1, got {self.scale}.")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise InputError(f"resized_crop: the ratio must satisfy 0 < least <= largest, got {self.ratio}.")
+
+    @property
+    def padding_px(self) -> int:
+        assert self.padding is not None  # set in __post_init__
+        return self.padding
+
+    @property
+    def count(self) -> int | None:
+        """Number of different views: view v is view v mod count. None where it is infinite.
+
+        1 without operations, 2 for flip, (2 * padding + 1)**2 for crop, and their product for both.
+        """
+        return None if any(isinstance(OPS[op], DrawnOp) for op in self.ops) else self._finite_count
+
+    def view_of(self, epoch: int) -> int:
+        """The view that an epoch sees: each in turn, the first again after the last."""
+        return epoch if self.count is None else epoch % self.count
+
+    def table(self, view: int) -> ViewTable:
+        """The parameters of every sample in `view`, on the CPU. It depends on `self` and the view alone."""
+        if view < 0:
+            raise ValueError(f"a view is numbered from 0, got {view}")
+        columns: dict[str, np.ndarray] = {}
+        rest = self._variants(view)
+        for name, op in OPS.items():
+            if name not in self.ops:
+                continue
+            if isinstance(op, DrawnOp):
+                columns |= op.columns(self, view)
+            else:
+                variants = op.count(self)
+                columns |= op.columns(self, rest % variants)
+                rest = rest // variants
+        return ViewTable({name: torch.from_numpy(column) for name, column in columns.items()})
+
+    def apply(
+        self, images: UInt8[Tensor, "batch height width 3"], rows: ViewTable
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """The augmented images of a batch, RGB in 0..1, channels_last; `rows` are theirs, on the same device.
+
+        Flip and crop give exactly what torchvision's `pad`, `crop` and `horizontal_flip` give image by image.
+        Resized crop is bilinear and gives what torchvision's `resized_crop` gives on float images, up to rounding
+        (1e-5): with or without antialias, which acts only when a crop shrinks, and here none is larger than the result.
+        Unlike torchvision's on uint8 images, the result is not rounded to 256 levels.
+        """
+        if tuple(images.shape[1:3]) != tuple(self.image_size):
+            raise ValueError(f"views of {self.image_size} images cannot be applied to {tuple(images.shape)}")
+        flip, box = rows.columns.get("flip"), rows.columns.get("box")
+        if box is not None:
+            return resized_crop(images, box, flip)
+        top, left = rows.columns.get("top"), rows.columns.get("left")
+        return to_unit(shift_and_flip(images, flip, top, left, self.padding_px)).permute(0, 3, 1, 2)
+
+    @cached_property
+    def _finite_count(self) -> int:
+        ops = (OPS[op] for op in self.ops)
+        return math.prod(op.count(self) for op in ops if isinstance(op, FiniteOp))
+
+    @cached_property
+    def _offsets_and_strides(self) -> tuple[Int64[np.ndarray, " samples"], Int64[np.ndarray, " samples"]]:
+        count = self._finite_count
+        coprime = np.array([stride for stride in range(1, count + 1) if math.gcd(stride, count) == 1])
+        offsets = random_words(self.num_samples, "view offset", self.seed) % np.uint64(count)
+        choices = random_words(self.num_samples, "view stride", self.seed) % np.uint64(len(coprime))
+        return offsets.astype(np.int64), coprime[choices.astype(np.int64)]
+
+    def _variants(self, view: int) -> Int64[np.ndarray, " samples"]:
+        offsets, strides = self._offsets_and_strides
+        variants: np.ndarray = (offsets + strides * (view % self._finite_count)) % self._finite_count
+        return variants
+
+
+def identity_views(num_samples: int, image_size: tuple[int, int]) -> Views:
+    """One view: the images as they are, for evaluation."""
+    return Views((), num_samples, image_size)
+
+
+@dataclass(frozen=True)
+class FiniteOp:
+    """An operation with `count` outcomes; `columns` turns the outcome's number of each sample into parameters."""
+
+    count: Callable[[Views], int]
+    columns: Callable[[Views, Int64[np.ndarray, " samples"]], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class DrawnOp:
+    """An operation with infinitely many outcomes; `columns` draws the parameters of all samples for a view."""
+
+    columns: Callable[[Views, int], dict[str, np.ndarray]]
+
+
+def _flip_columns(views: Views, variant: Int64[np.ndarray, " samples"]) -> dict[str, np.ndarray]:
+    return {"flip": variant == 1}
+
+
+def _crop_columns(views: Views, variant: Int64[np.ndarray, " samples"]) -> dict[str, np.ndarray]:
+    padding = views.padding_px
+    top, left = np.divmod(variant, 2 * padding + 1)
+    return {"top": (top - padding).astype(np.int16), "left": (left - padding).astype(np.int16)}
+
+
+def _resized_crop_columns(views: Views, view: int) -> dict[str, np.ndarray]:
+    """The distribution of torchvision's RandomResizedCrop.
+
+    Area and ratio are drawn until the crop fits in the image, at most ten times; after that the crop is central, and as
+    large as the limits of the ratio allow.
+    """
+    height, width = views.image_size
+    least_log_ratio, largest_log_ratio = math.log(views.ratio[0]), math.log(views.ratio[1])
+    boxes = np.tile(np.array(_central_box(views), dtype=np.int16), (views.num_samples, 1))
+    open_rows = np.arange(views.num_samples)
+
+    def draw(what: str) -> Float64[np.ndarray, " samples"]:
+        return uniforms(views.num_samples, "resized crop", what, views.seed, view)
+
+    where_down, where_right = draw("top"), draw("left")
+    for attempt in range(RESIZED_CROP_ATTEMPTS):
+        if len(open_rows) == 0:
+            break
+        area = _between(*views.scale, draw(f"area {attempt}")[open_rows]) * (height * width)
+        ratio = np.exp(_between(least_log_ratio, largest_log_ratio, draw(f"ratio {attempt}")[open_rows]))
+        box_height, box_width = np.rint(np.sqrt(area / ratio)), np.rint(np.sqrt(area * ratio))
+        fits = (box_height > 0) & (box_height <= height) & (box_width > 0) & (box_width <= width)
+        rows, box_height, box_width = open_rows[fits], box_height[fits], box_width[fits]
+        top = np.floor(where_down[rows] * (height - box_height + 1))
+        left = np.floor(where_right[rows] * (width - box_width + 1))
+        boxes[rows] = np.stack([top, left, box_height, box_width], axis=1)
+        open_rows = open_rows[~fits]
+    return {"box": boxes}
+
+
+def _between(least: float, largest: float, unit: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    return least + (largest - least) * unit
+
+
+def _central_box(views: Views) -> tuple[int, int, int, int]:
+    height, width = views.image_size
+    box_height, box_width = height, width
+    if width / height < views.ratio[0]:
+        box_height = round(width / views.ratio[0])
+    elif width / height > views.ratio[1]:
+        box_width = round(height * views.ratio[1])
+    return ((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+
+
+OPS: dict[str, FiniteOp | DrawnOp] = {
+    "flip": FiniteOp(count=lambda views: 2, columns=_flip_columns),
+    "crop": FiniteOp(count=lambda views: (2 * views.padding_px + 1) ** 2, columns=_crop_columns),
+    "resized_crop": DrawnOp(columns=_resized_crop_columns),
+}
+"""Operations by name. Their order here, not that in `Views.ops`, gives the digits of a variant: flip is the first."""
