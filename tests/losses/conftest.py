@@ -16,7 +16,7 @@ TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 class Golden:
-    """One golden file at one precision. `golden["labels"]` is an input, `golden.stages("teacher")` one tensor a stage."""
+    """One golden file at one precision: `golden["labels"]` is an input, `golden.stages("teacher")` all stages."""
 
     def __init__(self, file: Path, dtype: torch.dtype) -> None:
         self.expected = _load(file)

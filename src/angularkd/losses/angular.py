@@ -168,4 +168,4 @@ def patches(maps: Maps, grid: int) -> Iterator[Maps]:
 
 
 def _unit(maps: Maps) -> Maps:
-    return F.normalize(maps.flatten(2), dim=2).unflatten(2, maps.shape[2:])
+    return F.normalize(maps.flatten(2), dim=2).view_as(maps)
