@@ -1,0 +1,1 @@
+"""Training: the loop, what it measures, what it saves, and how a configuration becomes its parts."""

@@ -1,0 +1,121 @@
+"""The plan of a distillation: its parts, how each is found out, and the reasons to stop before the first step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from angularkd.distiller import Distiller
+from angularkd.errors import InputError
+from angularkd.pairing import Pair
+from angularkd.types import Batch
+
+TIMED_STEPS = 3
+"""Training steps that are timed for the expected speed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a distillation is going to do.
+
+    teacher, student: spec, parameters, classes and preprocessing of each.
+    teacher_validation: the teacher's metrics on the validation split.
+    data: name, counts of images and classes, image size, augmentation and its views, and how the splits came about.
+    pairs: which stages teach which, and at which size they are compared.
+    weights: by loss term.
+    gradient_share: by loss term, its gradient's norm at the student's parameters over the sum of these norms, on the first batch.
+    images_per_second: of a training step, measured.
+    """
+
+    teacher: dict[str, Any]
+    student: dict[str, Any]
+    teacher_validation: dict[str, float]
+    data: dict[str, Any]
+    pairs: list[dict[str, Any]]
+    weights: dict[str, float]
+    gradient_share: dict[str, float]
+    images_per_second: float
+    seconds_expected: float
+    notes: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_classes(teacher_classes: int, data_classes: int, signals: frozenset[str]) -> None:
+    """Raises InputError when a loss compares logits and the teacher tells apart another number of classes than the data."""
+    if teacher_classes != data_classes and "teacher_logits" in signals:
+        raise InputError(
+            f"the teacher tells apart {teacher_classes} classes, the data has {data_classes}: give a teacher trained on these "
+            "classes, or leave out the losses that compare logits, for example --loss ce=1 --loss amd=5000"
+        )
+
+
+def check_better_than_chance(accuracy: float, num_classes: int, samples: int) -> None:
+    """Raises InputError when an accuracy lies within two standard errors of guessing."""
+    chance = 1 / num_classes
+    if accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / samples):
+        raise InputError(
+            f"the teacher's accuracy on the {samples} validation images is {accuracy:.1%}, no better than chance ({chance:.1%}): "
+            "check its weights, its normalization and the order of its classes"
+        )
+
+
+def describe_pair(pair: Pair) -> dict[str, Any]:
+    """A row of the table of pairs."""
+    return {
+        "teacher": pair.teacher.path,
+        "teacher_shape": [pair.teacher.channels, pair.teacher.height, pair.teacher.width],
+        "student": pair.student.path,
+        "student_shape": [pair.student.channels, pair.student.height, pair.student.width],
+        "compared_at": list(pair.size),
+        "resized": pair.resized,
+    }
+
+
+def gradient_shares(distiller: Distiller, batch: Batch) -> dict[str, float]:
+    """Each term's part in the gradient: its norm over the sum of the norms. The student is left as it was."""
+    parameters = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
+    with untouched(distiller):
+        terms = distiller(batch.images, batch.labels).terms
+        norms = {}
+        for name, term in terms.items():
+            gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+            norms[name] = math.sqrt(sum(float(g.float().square().sum()) for g in gradients if g is not None))
+    total = sum(norms.values()) or 1.0
+    return {name: norm / total for name, norm in norms.items()}
+
+
+def training_speed(distiller: Distiller, batch: Batch) -> float:
+    """Images a second of forward and backward, the median of a few steps after a first. The student is left as it was."""
+    seconds = []
+    with untouched(distiller):
+        for _ in range(TIMED_STEPS + 1):
+            started = time.perf_counter()
+            out = distiller(batch.images, batch.labels)
+            out.total.backward()
+            out.total.item()  # waits for the device
+            seconds.append(time.perf_counter() - started)
+    return len(batch.labels) / sorted(seconds[1:])[TIMED_STEPS // 2]
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Training mode inside; parameters, statistics, gradients, mode and the random state are put back afterwards."""
+    training = module.training
+    saved = {name: value.clone() for name, value in module.state_dict().items()}
+    module.train()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        module.load_state_dict(saved)
+        module.zero_grad(set_to_none=True)
+        module.train(training)

@@ -1,0 +1,68 @@
+"""Makes the plan of a built job: evaluates the teacher, measures speed and gradients, and stops where going on is pointless."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from angularkd.models.sources import Classifier
+from angularkd.training.build import Job
+from angularkd.training.evaluate import evaluate
+from angularkd.training.plan import Plan, check_better_than_chance, describe_pair, gradient_shares, training_speed
+
+
+def make_plan(job: Job, epochs: int) -> Plan:
+    """The plan of a distillation. The student, its statistics and the random state are left as they were.
+
+    Raises InputError when the teacher is no better than chance on the validation split.
+    """
+    assert job.teacher is not None
+    dataset = job.data.dataset
+    classes = len(dataset.classes)
+    notes = list(dataset.notes)
+    validation: dict[str, float] = {}
+    if job.teacher.num_classes == classes:
+        validation = evaluate(job.teacher.module, job.predict_teacher, job.validation.epoch(0), classes)
+        check_better_than_chance(validation["accuracy"], classes, len(dataset.val))
+    else:
+        notes.append(
+            f"the teacher tells apart {job.teacher.num_classes} classes, the data has {classes}: its maps teach, its logits do not"
+        )
+    if any("drawn from train" in note for note in dataset.notes):
+        notes.append(
+            "the teacher may have been trained on the validation images, which are drawn from train: its accuracy there flatters it"
+        )
+    batch = next(job.batches.epoch(0))
+    with job.fabric.autocast():
+        shares = gradient_shares(job.distiller, batch)
+        speed = training_speed(job.distiller, batch)
+    images_an_epoch = len(job.batches) * job.batches.global_batch_size
+    return Plan(
+        teacher=_describe(job.teacher),
+        student=_describe(job.student),
+        teacher_validation=validation,
+        data={
+            "name": dataset.name,
+            "classes": classes,
+            "train": len(dataset.train),
+            "val": len(dataset.val),
+            "test": len(dataset.test),
+            "image_size": list(job.views.image_size),
+            "augment": list(job.views.ops),
+            "views": job.views.count,
+        },
+        pairs=[describe_pair(pair) for pair in job.distiller.pairs],
+        weights=job.distiller.losses.weights,
+        gradient_share=shares,
+        images_per_second=speed,
+        seconds_expected=epochs * images_an_epoch / speed,
+        notes=notes,
+    )
+
+
+def _describe(classifier: Classifier) -> dict[str, Any]:
+    return {
+        "spec": classifier.spec,
+        "parameters": classifier.parameters,
+        "classes": classifier.num_classes,
+        "preprocessing": str(classifier.preprocessing),
+    }
