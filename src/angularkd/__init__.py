@@ -1,0 +1,36 @@
+"""angularkd: distil any PyTorch vision classifier into a smaller one with angular margin-based distillation (AMD).
+
+The names below are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from angularkd.commands import Run, distill, evaluate, plan, train
+    from angularkd.distiller import Distiller
+    from angularkd.errors import InputError
+    from angularkd.losses.angular import AMDLoss
+
+__version__ = "0.1.0"
+
+__all__ = ["AMDLoss", "Distiller", "InputError", "Run", "distill", "evaluate", "plan", "train"]
+
+_HOMES = {
+    "AMDLoss": "angularkd.losses.angular",
+    "Distiller": "angularkd.distiller",
+    "InputError": "angularkd.errors",
+    **dict.fromkeys(("Run", "distill", "evaluate", "plan", "train"), "angularkd.commands"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'angularkd' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

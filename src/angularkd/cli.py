@@ -1,0 +1,143 @@
+"""The command line: parses, calls, prints; decides nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+import angularkd
+from angularkd.config import Config, DistillConfig, EvaluateConfig, TrainConfig
+from angularkd.errors import InputError, nearest
+
+C = TypeVar("C", bound=Config)
+
+USAGE = """angularkd: distil any PyTorch vision classifier into a smaller one
+
+  angularkd demo                                       teacher, student from scratch, KD and AMD on embedded digits, offline
+  angularkd train DATA --model SPEC                    train or fine-tune a classifier: a teacher, or a baseline
+  angularkd distill DATA --teacher SPEC --student SPEC distil a teacher into a student
+  angularkd plan DATA --teacher SPEC --student SPEC    what distill would pair, check and spend
+  angularkd evaluate DATA --model SPEC                 every metric of a model, or of a student beside its teacher
+  angularkd list models|losses|datasets [PATTERN]      what there is
+
+DATA is a folder of class folders, digits, cifar10:DIR, cifar100:DIR or parquet:DIR.
+SPEC is cifar/NAME, timm/NAME, torchvision/NAME, the folder of a run, or FILE.py:CALLABLE.
+angularkd COMMAND --help shows the flags of a command; --config FILE reads them from YAML, flags on top.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command. Exits with 2 and one line for input that cannot be used, with 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    if arguments[0] == "--version":
+        print(f"angularkd {angularkd.__version__}")
+        return
+    try:
+        command = COMMANDS.get(arguments[0])
+        if command is None:
+            raise InputError(
+                f"there is no command '{arguments[0]}'.{nearest(arguments[0], COMMANDS)} All of them: {', '.join(COMMANDS)}"
+            )
+        command(arguments[1:])
+    except InputError as error:
+        _stop(f"angularkd: {' '.join(str(error).split())}", 2)
+    except KeyboardInterrupt:
+        _stop("angularkd: interrupted; a training run goes on from its last checkpoint with --resume", 130)
+
+
+def parse(kind: type[C], command: str, arguments: list[str]) -> C:
+    """A configuration from flags, on top of the YAML file that --config names."""
+    arguments, file = _take_config(arguments)
+    options = kind.load(file) if file is not None else {}
+    losses = options.pop("loss", ())
+    default: Any = None
+    if options:
+        required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
+        default = kind.model_construct(**{**required, **options})
+    parsed = tyro.cli(kind, prog=f"angularkd {command}", args=arguments, default=default)
+    given = {name: getattr(parsed, name) for name in kind.model_fields}
+    if losses and not given["loss"]:
+        given["loss"] = losses
+    return kind.from_options(**given)
+
+
+def _take_config(arguments: list[str]) -> tuple[list[str], str | None]:
+    """The arguments without --config FILE, and the file."""
+    for i, argument in enumerate(arguments):
+        if argument == "--config":
+            if i + 1 == len(arguments):
+                raise InputError("--config needs a YAML file")
+            return arguments[:i] + arguments[i + 2 :], arguments[i + 1]
+        if argument.startswith("--config="):
+            return arguments[:i] + arguments[i + 1 :], argument.removeprefix("--config=")
+    return arguments, None
+
+
+def _train(arguments: list[str]) -> None:
+    config = parse(TrainConfig, "train", arguments)
+    from angularkd.commands import run_training
+
+    run_training(config, _console())
+
+
+def _distill(arguments: list[str]) -> None:
+    config = parse(DistillConfig, "distill", arguments)
+    from angularkd.commands import run_distillation
+
+    run_distillation(config, _console())
+
+
+def _plan(arguments: list[str]) -> None:
+    config = parse(DistillConfig, "plan", arguments)
+    from angularkd.commands import run_plan
+
+    run_plan(config, _console())
+
+
+def _evaluate(arguments: list[str]) -> None:
+    config = parse(EvaluateConfig, "evaluate", arguments)
+    from angularkd.commands import run_evaluation
+
+    run_evaluation(config, _console())
+
+
+def _demo(arguments: list[str]) -> None:
+    from angularkd.demo import DemoConfig, run_demo
+
+    run_demo(parse(DemoConfig, "demo", arguments), _console())
+
+
+def _list(arguments: list[str]) -> None:
+    from angularkd.listing import LISTS, show_list
+
+    if not arguments or arguments[0] not in LISTS or len(arguments) > 2:
+        raise InputError(f"say what to list: angularkd list {'|'.join(LISTS)} [PATTERN], for example models 'cifar/*'")
+    show_list(arguments[0], arguments[1] if len(arguments) == 2 else "*", _console())
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "demo": _demo,
+    "train": _train,
+    "distill": _distill,
+    "plan": _plan,
+    "evaluate": _evaluate,
+    "list": _list,
+}
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(code)

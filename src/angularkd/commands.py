@@ -1,0 +1,220 @@
+"""The commands as functions: train, distill, plan, evaluate. Each takes the flags of its command as keyword arguments."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from angularkd.config import Config, DistillConfig, EvaluateConfig, Recipe, TrainConfig
+from angularkd.errors import InputError
+from angularkd.files import write_json, write_json_lines, write_text
+from angularkd.models.sources import STUDENT_FILE
+from angularkd.models.weights import fingerprint, save_weights
+from angularkd.show import show_metrics, show_plan
+from angularkd.training.build import Job, build_distillation, build_evaluation, build_training, predictor
+from angularkd.training.checkpoint import Checkpointer, TrainingState
+from angularkd.training.evaluate import evaluate as measure
+from angularkd.training.loop import fit
+from angularkd.training.plan import Plan
+from angularkd.training.preflight import make_plan
+from angularkd.training.progress import Progressor
+
+LAST = "checkpoints/last.ckpt"
+BEST = "checkpoints/best.safetensors"
+REPEATABLE = ("out", "resume", "device")
+"""Options that may differ between a run and its resumption."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and what its results.json holds."""
+
+    folder: Path
+    results: dict[str, Any]
+
+
+def train(**options: Any) -> Run:
+    """Train or fine-tune a classifier. Options: the fields of `angularkd.config.TrainConfig`."""
+    return run_training(TrainConfig.from_options(**options))
+
+
+def distill(**options: Any) -> Run:
+    """Distil a teacher into a student. Options: the fields of `angularkd.config.DistillConfig`."""
+    return run_distillation(DistillConfig.from_options(**options))
+
+
+def plan(**options: Any) -> Plan:
+    """What `distill` with the same options would pair, check and spend; nothing is written."""
+    return run_plan(DistillConfig.from_options(**options))
+
+
+def evaluate(**options: Any) -> dict[str, Any]:
+    """Measure a model, alone or beside its teacher. Options: the fields of `angularkd.config.EvaluateConfig`."""
+    return run_evaluation(EvaluateConfig.from_options(**options))
+
+
+def run_training(config: TrainConfig, console: Console | None = None) -> Run:
+    """`train` with a checked configuration; what happens is told to the console."""
+    folder = _folder_of(config, _default_folder(config.model, config.seed))
+    return _run(folder, build_training(config), console or Console(quiet=True))
+
+
+def run_distillation(config: DistillConfig, console: Console | None = None) -> Run:
+    """`distill` with a checked configuration; what happens is told to the console."""
+    name = f"{_short(config.student)}-from-{_short(config.teacher)}"
+    folder = _folder_of(config, _default_folder(name, config.seed))
+    return _run(folder, build_distillation(config), console or Console(quiet=True))
+
+
+def run_plan(config: DistillConfig, console: Console | None = None) -> Plan:
+    """`plan` with a checked configuration, shown on the console."""
+    found = make_plan(build_distillation(config), config.epochs)
+    show_plan(found, console or Console(quiet=True))
+    return found
+
+
+def run_evaluation(config: EvaluateConfig, console: Console | None = None) -> dict[str, Any]:
+    """`evaluate` with a checked configuration, shown on the console."""
+    fabric, data, model, teacher = build_evaluation(config)
+    batches = data.batches(config.split, config.batch_size)
+    predict_teacher = predictor(fabric, teacher) if teacher is not None else None
+    classes = len(data.dataset.classes)
+    started = time.perf_counter()
+    found = {config.model: measure(model.module, predictor(fabric, model), batches.epoch(0), classes, predict_teacher)}
+    seconds = time.perf_counter() - started
+    if teacher is not None and config.teacher is not None and predict_teacher is not None:
+        found[f"{config.teacher} (teacher)"] = measure(teacher.module, predict_teacher, batches.epoch(0), classes)
+    images = len(getattr(data.dataset, config.split))
+    results = {
+        "data": config.data,
+        "split": config.split,
+        "images": images,
+        "parameters": model.parameters,
+        "preprocessing": str(model.preprocessing),
+        "images_per_second": images / seconds,
+        "metrics": found,
+    }
+    if config.json_file is not None:
+        write_json(Path(config.json_file), results)
+    show_metrics(results, console or Console(quiet=True))
+    return results
+
+
+def _run(folder: Path, job: Job, console: Console) -> Run:
+    """Train a built job and leave the files of a run."""
+    config = job.config
+    started = time.perf_counter()
+    checkpointer = Checkpointer(
+        folder / LAST, job.distiller, job.optimizer, job.scheduler, job.fabric.strategy.precision, _identity(config)
+    )
+    resumed = config.resume and checkpointer.path.exists()
+    made = make_plan(job, config.epochs) if job.teacher is not None and not resumed else None
+    state = checkpointer.load() if resumed else TrainingState()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resumed:
+        write_text(folder / "config.yaml", config.model_copy(update={"out": str(folder), "resume": False}).dump())
+    if made is not None:
+        write_json(folder / "plan.json", made.as_dict())
+        show_plan(made, console)
+    teacher_before = fingerprint(job.teacher.module) if job.teacher is not None else None
+    distiller, optimizer = job.fabric.setup(job.distiller, job.optimizer, move_to_device=False)
+    classes = len(job.data.dataset.classes)
+
+    def save(state: TrainingState) -> None:
+        write_json_lines(folder / "metrics.jsonl", state.history)
+        checkpointer.save(state)
+
+    with Progressor(console, config.epochs, len(job.batches), state.epoch) as progressor:
+        fit(
+            job.fabric,
+            distiller,
+            optimizer,
+            job.scheduler,
+            job.batches,
+            epochs=config.epochs,
+            clip_norm=config.clip_norm,
+            state=state,
+            validate=lambda: measure(job.student.module, job.predict, job.validation.epoch(0), classes),
+            save_best=lambda: save_weights(folder / BEST, job.student.module, _metadata(job)),
+            save=save,
+            reporter=progressor,
+        )
+    save_weights(folder / STUDENT_FILE, job.student.module, _metadata(job))
+    results = _final_results(folder, job, state, classes)
+    results["seconds"] = time.perf_counter() - started
+    if job.teacher is not None:
+        results["teacher_fingerprint"] = fingerprint(job.teacher.module)
+        if results["teacher_fingerprint"] != teacher_before:
+            raise RuntimeError("the teacher changed during the run: a fault of angularkd or of the model's forward")
+    write_json(folder / "results.json", results)
+    show_metrics({"split": "test", "data": job.data.dataset.name, **results}, console)
+    console.print(f"run folder: {folder}", soft_wrap=True)
+    return Run(folder, results)
+
+
+def _final_results(folder: Path, job: Job, state: TrainingState, classes: int) -> dict[str, Any]:
+    """The one look at the test split: the last epoch's student, the validation-selected one, and the teacher."""
+    batches = job.data.batches("test", job.batches.global_batch_size)
+    same_classes = job.teacher is not None and job.teacher.num_classes == classes
+    predict_teacher = job.predict_teacher if same_classes else None
+    last = {name: value.clone() for name, value in job.student.module.state_dict().items()}
+    metrics = {"last epoch": measure(job.student.module, job.predict, batches.epoch(0), classes, predict_teacher)}
+    job.student.module.load_state_dict(load_file(folder / BEST))
+    metrics["selected epoch"] = measure(job.student.module, job.predict, batches.epoch(0), classes, predict_teacher)
+    job.student.module.load_state_dict(last)
+    if job.teacher is not None and same_classes:
+        metrics["teacher"] = measure(job.teacher.module, job.predict_teacher, batches.epoch(0), classes)
+    return {
+        "metrics": metrics,
+        "images": len(job.data.dataset.test),
+        "epochs": state.epoch,
+        "selected_epoch": state.best_epoch,
+        "selected_validation_accuracy": state.best_accuracy,
+        "parameters": job.student.parameters,
+    }
+
+
+def _metadata(job: Job) -> dict[str, Any]:
+    """What a student's file says of itself: enough to use it without this run's configuration."""
+    assert job.student.preprocessing is not None
+    return {
+        "model": job.student.architecture or job.student.spec,
+        "classes": list(job.data.dataset.classes),
+        "image_size": list(job.batches.views.image_size),
+        "mean": list(job.student.preprocessing.mean),
+        "std": list(job.student.preprocessing.std),
+        "torch": torch.__version__,
+    }
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    return {key: value for key, value in config.model_dump(mode="json").items() if key not in REPEATABLE}
+
+
+def _folder_of(config: Recipe, default: Path) -> Path:
+    """The run's folder. Raises InputError when it holds a run and this is not its resumption, or the other way round."""
+    folder = Path(config.out) if config.out is not None else default
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: give another folder with --out")
+    if folder.is_dir() and any(folder.iterdir()) and not config.resume:
+        raise InputError(
+            f"the folder {folder} exists and is not empty: give another with --out, or go on with --resume"
+        )
+    if config.resume and not (folder / LAST).exists() and not (folder / "config.yaml").exists():
+        raise InputError(f"there is no run to resume in {folder}: leave out --resume, or name its folder with --out")
+    return folder
+
+
+def _default_folder(name: str, seed: int) -> Path:
+    return Path("runs") / f"{_short(name)}-seed{seed}"
+
+
+def _short(spec: str) -> str:
+    """A SPEC as part of a folder's name."""
+    return spec.rstrip("/").rpartition("/")[2].replace(".py:", "-").replace(":", "-")

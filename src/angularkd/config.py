@@ -1,0 +1,247 @@
+"""What can be asked for: frozen, typed, strict models that are Python arguments, flags and YAML alike. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from tyro.conf import Positional, UseAppendAction
+
+from angularkd.errors import InputError, nearest
+
+DEFAULT_LOSSES = {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4.0}, "amd": 5000.0}
+"""The objective of `distill` when none is given. The weights of ce and kd and the temperature are the field's usual ones; that of
+amd is ours (docs/results.md shows others)."""
+
+
+class Config(BaseModel):
+    """Checks itself on construction; `from_options` and `load` say in one line what does not fit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def from_options(cls, **options: Any) -> Self:
+        """Build from keyword arguments. Raises InputError naming the nearest valid option, or what is wrong with a value."""
+        for name in options:
+            if name not in cls.model_fields:
+                valid = ", ".join(cls.model_fields)
+                raise InputError(
+                    f"unknown option '{name}'.{nearest(name, cls.model_fields)} The valid ones are: {valid}"
+                )
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            raise InputError(describe(error)) from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> dict[str, Any]:
+        """The options in a YAML file, their names checked, their values not yet: flags may still replace them."""
+        try:
+            options = yaml.safe_load(Path(path).read_text()) or {}
+        except FileNotFoundError:
+            raise InputError(f"there is no configuration file {path}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(options, dict):
+            raise InputError(f"{path} must hold 'option: value' lines, not a {type(options).__name__}")
+        for name in options:
+            if name not in cls.model_fields:
+                raise InputError(
+                    f"{path}: unknown key '{name}'.{nearest(str(name), cls.model_fields)} "
+                    f"The valid ones are: {', '.join(cls.model_fields)}"
+                )
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+
+    def dump(self) -> str:
+        """This configuration as YAML that `load` reads back."""
+        options = self.model_dump(mode="json")
+        if "loss" in options:
+            options["loss"] = getattr(self, "losses")  # noqa: B009
+        return yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
+
+
+class DataOptions(Config):
+    """Which images, at which size, split how."""
+
+    data: Positional[str]
+    """Images: a folder of class folders, digits, cifar10:DIR, cifar100:DIR or parquet:DIR."""
+    image_size: int | tuple[int, int] | None = None
+    """Height and width in pixels that images are brought to (one number: a square). Default: their own size where all have the same,
+    else the size that the model was made for."""
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    """Share of the training images held out for validation, where the data has no validation split of its own."""
+    split_seed: int = Field(0, ge=0)
+    """Seed of that draw alone: runs with different seeds see the same splits."""
+    batch_size: int = Field(128, gt=0)
+    """Images a step."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Arithmetic of the networks; losses always compute in float32 or wider."""
+
+    @field_validator("image_size")
+    @classmethod
+    def _positive_size(cls, size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
+            raise ValueError("must be at least 1 pixel")
+        return size
+
+
+class Recipe(DataOptions):
+    """How a network is trained."""
+
+    out: str | None = None
+    """Folder of the run. Default: runs/ and a name made of the models and the seed."""
+    resume: bool = False
+    """Go on from the last checkpoint in the folder of the run."""
+    epochs: int = Field(100, gt=0)
+    """Passes over the training images."""
+    augment: tuple[Literal["flip", "crop", "resized_crop"], ...] | None = None
+    """Augmentations. Default: what suits the data set (crop and flip for small photographs)."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Optimiser of the student."""
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate. Default: 0.1 for sgd, 0.001 for adamw."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd."""
+    nesterov: bool = True
+    """Nesterov's form of the momentum of sgd."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Weight decay. Default: 0.0005 for sgd, 0.05 for adamw."""
+    schedule: Literal["cosine", "onecycle", "step", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up, step by step."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs of linear warm-up from zero; onecycle without it warms up for 30 % of the run."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Where the step schedule drops, as fractions of the run."""
+    gamma: float = Field(0.1, gt=0, le=1)
+    """Factor of each drop of the step schedule."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the gradient; larger ones are scaled down to it."""
+    seed: int = Field(0, ge=0)
+    """Seed of initialisation, order and augmentation."""
+
+    @field_validator("milestones")
+    @classmethod
+    def _fractions(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < milestone < 1 for milestone in milestones) or list(milestones) != sorted(milestones):
+            raise ValueError("must be rising fractions of the run between 0 and 1, such as 0.5 0.75")
+        return milestones
+
+
+class TrainConfig(Recipe):
+    """Train or fine-tune a classifier: a teacher, or a baseline."""
+
+    model: str
+    """What to train: cifar/NAME, timm/NAME, torchvision/NAME, a run's folder or FILE.py:CALLABLE."""
+    weights: str | None = None
+    """File of weights to start from (safetensors, or a PyTorch checkpoint)."""
+    new_head: bool = False
+    """Start the classification layer anew when the weights were trained for other classes."""
+    normalization: str | None = None
+    """Mean and standard deviation that the model wants: imagenet, cifar10, cifar100, half, none, or six numbers
+    'm,m,m/s,s,s'. Default: what comes with the weights, else the training images' own."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the label spread evenly over all classes."""
+
+
+class DistillConfig(Recipe):
+    """Distil a teacher into a student."""
+
+    teacher: str
+    """The frozen teacher: cifar/NAME, timm/NAME, torchvision/NAME, a run's folder or FILE.py:CALLABLE."""
+    student: str
+    """The student to train, in the same words."""
+    teacher_weights: str | None = None
+    """File of the teacher's weights (safetensors, or a PyTorch checkpoint)."""
+    student_weights: str | None = None
+    """File of weights that the student starts from."""
+    teacher_normalization: str | None = None
+    """Mean and standard deviation that the teacher wants: imagenet, cifar10, cifar100, half, none, or six numbers
+    'm,m,m/s,s,s'. Default: what comes with its weights, else the training images' own."""
+    student_normalization: str | None = None
+    """The same for the student."""
+    loss: UseAppendAction[tuple[str, ...]] = ()
+    """A loss as NAME=WEIGHT,OPTION=VALUE,...; repeat it for several. Default: ce=0.1 kd=0.9,temperature=4 amd=5000."""
+    pairs: str | None = None
+    """Which stages teach which, as 'TEACHER_MODULE:STUDENT_MODULE,...'. Default: matched by stride from the deep end."""
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _losses_as_text(cls, value: Any) -> Any:
+        """Python and YAML give a mapping, the command line a list of texts; the texts are what is kept."""
+        texts = format_losses(value) if isinstance(value, Mapping) else tuple(value)
+        parse_losses(texts)
+        return texts
+
+    @property
+    def losses(self) -> dict[str, Any]:
+        """The objective as the mapping that `Distiller` takes."""
+        return parse_losses(self.loss) or dict(DEFAULT_LOSSES)
+
+
+class EvaluateConfig(DataOptions):
+    """Measure a model, or a student beside its teacher."""
+
+    model: str
+    """What to measure: cifar/NAME, timm/NAME, torchvision/NAME, a run's folder or FILE.py:CALLABLE."""
+    weights: str | None = None
+    """File of its weights (safetensors, or a PyTorch checkpoint)."""
+    normalization: str | None = None
+    """Mean and standard deviation that it wants: imagenet, cifar10, cifar100, half, none, or six numbers 'm,m,m/s,s,s'.
+    Default: what comes with the weights, else the training images' own."""
+    teacher: str | None = None
+    """A teacher to compare with."""
+    teacher_weights: str | None = None
+    """File of the teacher's weights."""
+    teacher_normalization: str | None = None
+    """Mean and standard deviation that the teacher wants."""
+    split: Literal["train", "val", "test"] = "test"
+    """Which images."""
+    json_file: str | None = None
+    """Also write the figures to this file."""
+
+
+def parse_losses(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
+    """From texts NAME=WEIGHT,OPTION=VALUE,... to the mapping from a name to a weight, or to a weight with options."""
+    losses: dict[str, Any] = {}
+    for text in texts:
+        head, *rest = text.split(",")
+        name, _, weight = head.partition("=")
+        if not weight or not all("=" in option for option in rest):
+            raise InputError(
+                f"a loss is written NAME=WEIGHT or NAME=WEIGHT,OPTION=VALUE, for example kd=0.9,temperature=4, not '{text}'"
+            )
+        if name in losses:
+            raise InputError(f"the loss '{name}' is given twice: give it one weight")
+        options = {key: yaml.safe_load(value) for key, _, value in (option.partition("=") for option in rest)}
+        losses[name] = {"weight": yaml.safe_load(weight), **options} if options else yaml.safe_load(weight)
+    return losses
+
+
+def format_losses(losses: Mapping[str, Any]) -> tuple[str, ...]:
+    """The inverse of `parse_losses`."""
+    texts = []
+    for name, value in losses.items():
+        options = dict(value) if isinstance(value, Mapping) else {"weight": value}
+        weight = options.pop("weight", None)
+        if weight is None:
+            raise InputError(f"loss '{name}' has no weight: write {name}: {{weight: 1, ...}}")
+        texts.append(",".join([f"{name}={weight}", *(f"{key}={option}" for key, option in options.items())]))
+    return tuple(texts)
+
+
+def describe(error: ValidationError) -> str:
+    """What pydantic found, in one line: which option, what is wrong, what came."""
+    parts = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"][:1])
+        if problem["type"] == "missing":
+            parts.append(f"the option '{name}' is required")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            parts.append(f"{name}: {message[0].lower()}{message[1:]}, got {problem['input']!r}")
+    return "; ".join(dict.fromkeys(parts))

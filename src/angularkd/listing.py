@@ -1,0 +1,48 @@
+"""What there is: models, losses and data sets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatch
+
+from rich.console import Console
+from rich.table import Table
+
+from angularkd.data.sources import DESCRIPTIONS
+from angularkd.errors import InputError
+from angularkd.losses.weighted import LOSSES
+from angularkd.models import sources
+
+
+def show_list(what: str, pattern: str, console: Console) -> None:
+    """Print what matches a shell pattern. Raises InputError when nothing does."""
+    LISTS[what](pattern, console)
+
+
+def _models(pattern: str, console: Console) -> None:
+    for name in _some(sources.names(pattern), pattern, "models"):
+        console.print(name, highlight=False, soft_wrap=True)
+
+
+def _losses(pattern: str, console: Console) -> None:
+    table = Table("loss", "what it is", "options")
+    for name in _some([name for name in LOSSES if fnmatch(name, pattern)], pattern, "losses"):
+        options = ", ".join(f"{key}={default}" for key, default in LOSSES[name].options().items())
+        table.add_row(name, LOSSES[name].summary, options)
+    console.print(table)
+
+
+def _datasets(pattern: str, console: Console) -> None:
+    table = Table("DATA", "what it is")
+    for name in _some([name for name in DESCRIPTIONS if fnmatch(name, pattern)], pattern, "datasets"):
+        table.add_row(name, DESCRIPTIONS[name])
+    console.print(table)
+
+
+LISTS: dict[str, Callable[[str, Console], None]] = {"models": _models, "losses": _losses, "datasets": _datasets}
+
+
+def _some(names: list[str], pattern: str, what: str) -> list[str]:
+    if not names:
+        raise InputError(f"no {what} match '{pattern}': a pattern is like 'cifar/*'; angularkd list {what} shows all")
+    return names

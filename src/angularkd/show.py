@@ -1,0 +1,73 @@
+"""Plans and metrics as tables in the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from angularkd.training.plan import Plan
+from angularkd.training.progress import duration
+
+PERCENT = ("accuracy", "top5", "balanced_accuracy", "ece", "agreement")
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """The plan: models, data, pairs, losses, what it will take, and what was decided."""
+    models = Table("", "model", "parameters", "classes", "preprocessing", title="Plan", title_justify="left")
+    for role, model in (("teacher", plan.teacher), ("student", plan.student)):
+        models.add_row(role, model["spec"], f"{model['parameters']:,}", str(model["classes"]), model["preprocessing"])
+    console.print(models)
+    if plan.teacher_validation:
+        figures = ", ".join(f"{name} {format_metric(name, value)}" for name, value in plan.teacher_validation.items())
+        console.print(f"teacher on the validation images: {figures}", highlight=False)
+    data = plan.data
+    height, width = data["image_size"]
+    views = f"{data['views']:,} views" if data["views"] is not None else "endless views"
+    console.print(
+        f"data {data['name']}: {data['classes']} classes, {data['train']:,} train, {data['val']:,} val, {data['test']:,} test images of "
+        f"{height}x{width}, augmented by {' and '.join(data['augment']) or 'nothing'} ({views})",
+        highlight=False,
+    )
+    if plan.pairs:
+        pairs = Table("teacher stage", "its shape", "student stage", "its shape", "compared at")
+        for pair in plan.pairs:
+            compared = "x".join(map(str, pair["compared_at"])) + (" (pooled)" if pair["resized"] else "")
+            pairs.add_row(
+                pair["teacher"], _shape(pair["teacher_shape"]), pair["student"], _shape(pair["student_shape"]), compared
+            )
+        console.print(pairs)
+    losses = Table("loss", "weight", "share of the first gradient")
+    for name, share in plan.gradient_share.items():
+        losses.add_row(name, f"{plan.weights[name]:g}", f"{share:.1%}")
+    console.print(losses)
+    console.print(
+        f"expected: {plan.images_per_second:,.0f} images/s in training, {duration(plan.seconds_expected)} in all",
+        highlight=False,
+    )
+    for note in plan.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def show_metrics(results: dict[str, Any], console: Console) -> None:
+    """The metrics of one or several models side by side, a row each."""
+    names = list(dict.fromkeys(name for metrics in results["metrics"].values() for name in metrics))
+    table = Table(
+        "",
+        *names,
+        title=f"{results['split']} split of {results['data']}, {results['images']:,} images",
+        title_justify="left",
+    )
+    for model, metrics in results["metrics"].items():
+        table.add_row(model, *(format_metric(name, metrics[name]) if name in metrics else "" for name in names))
+    console.print(table)
+
+
+def format_metric(name: str, value: float) -> str:
+    """Shares as percent, the rest with four digits."""
+    return f"{value:.2%}" if name in PERCENT else f"{value:.4f}"
+
+
+def _shape(shape: list[int]) -> str:
+    return "x".join(map(str, shape))

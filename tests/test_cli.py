@@ -1,0 +1,137 @@
+"""The command line: what is documented exists, and bad input is one line with a remedy and exit code 2."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from angularkd import cli
+from angularkd.config import DistillConfig, EvaluateConfig, TrainConfig
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+KINDS = {"train": TrainConfig, "distill": DistillConfig, "plan": DistillConfig, "evaluate": EvaluateConfig}
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command, in this process."""
+    code = 0
+    try:
+        cli.main(arguments)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def documented() -> list[str]:
+    """Every `angularkd ...` line in the README's code blocks, continuation lines joined."""
+    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", README.read_text(), re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip().startswith("angularkd ")]
+
+
+def test_the_readme_shows_every_command() -> None:
+    assert {shlex.split(line)[1] for line in documented()} >= set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("line", documented())
+def test_commands_of_the_readme_parse(line) -> None:
+    _, command, *arguments = shlex.split(line, comments=True)
+    assert command in cli.COMMANDS
+    if command in KINDS:
+        cli.parse(KINDS[command], command, arguments)
+
+
+def test_the_overview_names_every_command(capsys) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for command in cli.COMMANDS:
+        assert f"angularkd {command}" in out
+    assert run(capsys)[1] == out
+
+
+@pytest.mark.parametrize("command", sorted(KINDS))
+def test_help_shows_every_option_with_its_meaning(capsys, command) -> None:
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
+    for name, field in KINDS[command].model_fields.items():
+        if name != "data":
+            assert f"--{name.replace('_', '-')}" in out
+        first_words = " ".join((field.description or "").split()[:2])
+        assert first_words in " ".join(out.split()), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["distil"], "there is no command 'distil'. Did you mean 'distill'"),
+        (["evaluate", "digits", "--model", "cifar/resnet21"], "Did you mean"),
+        (["evaluate", "digits", "--model", "cifar/resnet20"], "has no trained weights"),
+        (["evaluate", "digts", "--model", "cifar/resnet20"], "Did you mean 'digits'"),
+        (["train", "digits", "--model", "cifar/resnet8", "--lr", "-1"], "greater than 0"),
+        (["train", "digits", "--model", "cifar/resnet8", "--device", "cuda"], "no CUDA device"),
+        (["distill", "digits", "--teacher", "a", "--student", "b", "--loss", "amd"], "NAME=WEIGHT"),
+        (["distill", "digits", "--teacher", "a", "--student", "b", "--loss", "adm=1"], "Did you mean 'amd'"),
+        (["train", "--config", "absent.yaml"], "no configuration file absent.yaml"),
+        (["train", "--config"], "--config needs"),
+        (["list"], "say what to list"),
+        (["list", "models", "cifar/nothing*"], "no models match"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(capsys, tmp_path, monkeypatch, arguments, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert message in " ".join(err.replace("│", " ").split())
+    if err.startswith("angularkd:"):
+        assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_flag_gets_its_nearest(capsys) -> None:
+    code, _, err = run(capsys, "train", "digits", "--model", "cifar/resnet8", "--epoch", "3")
+    assert code == 2
+    assert "--epochs" in err
+
+
+def test_an_unknown_key_in_a_file_gets_its_nearest(capsys, tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text("data: digits\nmodle: cifar/resnet8\n")
+    code, _, err = run(capsys, "train", "--config", str(tmp_path / "a.yaml"))
+    assert code == 2
+    assert "unknown key 'modle'. Did you mean 'model'" in err
+
+
+def test_lists_show_what_there_is(capsys) -> None:
+    assert "cifar/resnet56\n" in run(capsys, "list", "models", "cifar/*")[1]
+    assert "margin=1.35" in " ".join(run(capsys, "list", "losses", "amd")[1].split())
+    assert "parquet:DIR" in run(capsys, "list", "datasets")[1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_the_installed_command_works_and_prints_a_line_an_epoch_to_a_file(tmp_path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "angularkd.cli",
+        "train",
+        "digits",
+        "--model",
+        "cifar/resnet8",
+        "--image-size",
+        "8",
+    ]
+    done = subprocess.run(
+        [*command, "--epochs", "2", "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
+    assert all("images/s" in line and "val " in line and "ce " in line and " left" in line for line in lines)
+    assert "\x1b[" not in done.stdout
+    assert f"run folder: {tmp_path / 'run'}" in done.stdout

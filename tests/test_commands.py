@@ -1,0 +1,265 @@
+"""Whole runs on the embedded digits: files, figures, repetition, resumption, and what stops them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+import angularkd
+from angularkd import InputError
+from angularkd.losses.logit import CrossEntropy
+from angularkd.models import cifar
+from angularkd.models.weights import fingerprint, read_metadata, save_weights
+from angularkd.training.progress import Progressor
+
+SMALL = {"data": "digits", "image_size": 8, "batch_size": 64, "schedule": "onecycle", "device": "cpu"}
+LOSSES = {"ce": 0.1, "kd": 0.9, "amd": 50.0}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    return angularkd.train(**SMALL, model="cifar/resnet8", epochs=4, out=str(folder)).folder
+
+
+def options(teacher: Path, out: Path, **more) -> dict:
+    return {
+        **SMALL,
+        "teacher": str(teacher),
+        "student": "cifar/resnet8",
+        "loss": LOSSES,
+        "epochs": 2,
+        "out": str(out),
+        **more,
+    }
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "student.safetensors")
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def run(teacher, tmp_path_factory) -> angularkd.Run:
+    return angularkd.distill(**options(teacher, tmp_path_factory.mktemp("runs") / "a", clip_norm=5.0))
+
+
+def test_a_distillation_leaves_the_files_of_a_run(run, teacher) -> None:
+    files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
+    assert files == {
+        "config.yaml",
+        "plan.json",
+        "metrics.jsonl",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.safetensors",
+        "student.safetensors",
+        "results.json",
+    }
+    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["ce"] + row["kd"] + row["amd"], rel=1e-4)
+        assert {"lr", "step", "images_per_second", "train_accuracy", "val_accuracy", "val_nll", "val_ece"} <= set(row)
+    results = json.loads((run.folder / "results.json").read_text())
+    assert results == run.results
+    assert set(results["metrics"]) == {"last epoch", "selected epoch", "teacher"}
+    assert results["metrics"]["last epoch"]["accuracy"] > 0.5
+    assert results["metrics"]["teacher"]["accuracy"] > 0.8
+    assert results["selected_validation_accuracy"] == max(row["val_accuracy"] for row in rows)
+
+
+def test_the_student_alone_is_enough_to_use_it(run) -> None:
+    metadata = read_metadata(run.folder / "student.safetensors")
+    assert metadata["model"] == "cifar/resnet8"
+    assert metadata["classes"] == [str(digit) for digit in range(10)]
+    assert metadata["image_size"] == [8, 8]
+    measured = angularkd.evaluate(data="digits", image_size=8, model=str(run.folder), device="cpu")
+    expected = {k: v for k, v in run.results["metrics"]["last epoch"].items() if k not in ("agreement", "divergence")}
+    assert measured["metrics"][str(run.folder)] == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluation_beside_the_teacher(run, teacher, tmp_path) -> None:
+    file = tmp_path / "figures.json"
+    measured = angularkd.evaluate(
+        data="digits", image_size=8, model=str(run.folder), teacher=str(teacher), device="cpu", json_file=str(file)
+    )
+    expected = run.results["metrics"]
+    assert measured["metrics"][str(run.folder)] == pytest.approx(expected["last epoch"], rel=1e-4)
+    assert measured["metrics"][f"{teacher} (teacher)"] == pytest.approx(expected["teacher"], rel=1e-5)
+    assert json.loads(file.read_text()) == measured
+
+
+def test_the_teacher_is_the_same_afterwards_and_in_no_checkpoint(run, teacher) -> None:
+    model = cifar.create("resnet8", 10)
+    model.load_state_dict(weights(teacher))
+    assert run.results["teacher_fingerprint"] == fingerprint(model)
+    checkpoint = torch.load(run.folder / "checkpoints/last.ckpt", weights_only=True)
+    assert set(checkpoint["distiller"]) == {f"student.{name}" for name in model.state_dict()}
+
+
+def test_the_plan_shows_what_will_happen(run, teacher) -> None:
+    plan = json.loads((run.folder / "plan.json").read_text())
+    assert [(p["teacher"], p["student"], p["compared_at"]) for p in plan["pairs"]] == [
+        ("layer1", "layer1", [8, 8]),
+        ("layer2", "layer2", [4, 4]),
+        ("layer3", "layer3", [2, 2]),
+    ]
+    assert plan["teacher_validation"]["accuracy"] > 0.8
+    assert sum(plan["gradient_share"].values()) == pytest.approx(1)
+    assert plan["images_per_second"] > 0
+    assert plan["data"]["train"] + plan["data"]["val"] + plan["data"]["test"] == 1797
+
+
+def test_planning_changes_nothing_and_writes_nothing(run, teacher, tmp_path) -> None:
+    found = angularkd.plan(**options(teacher, tmp_path / "never"))
+    assert found.pairs == json.loads((run.folder / "plan.json").read_text())["pairs"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(run, teacher, tmp_path) -> None:
+    again = angularkd.distill(**options(teacher, tmp_path / "b", clip_norm=5.0))
+    assert same(weights(again.folder), weights(run.folder))
+    other = angularkd.distill(**options(teacher, tmp_path / "c", clip_norm=5.0, seed=1))
+    assert not same(weights(other.folder), weights(run.folder))
+
+
+def test_the_written_configuration_repeats_the_run(run, tmp_path) -> None:
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert config["lr"] == 0.1
+    assert config["image_size"] == [8, 8]
+    again = angularkd.distill(**{**config, "out": str(tmp_path / "again")})
+    assert same(weights(again.folder), weights(run.folder))
+
+
+@pytest.mark.parametrize("stop_at", ["epoch", "step"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(
+    teacher, tmp_path, monkeypatch, stop_at, optimizer
+) -> None:
+    more = {"optimizer": optimizer, "epochs": 3, "augment": ("crop", "flip")}
+    whole = angularkd.distill(**options(teacher, tmp_path / "whole", **more))
+
+    def stop_in_the_second_epoch(self: Progressor, *arguments) -> None:
+        if stop_at == "step" and arguments[:2] == (1, 5):
+            raise KeyboardInterrupt
+        if stop_at == "epoch" and arguments[0]["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progressor, stop_at, stop_in_the_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            angularkd.distill(**options(teacher, tmp_path / "stopped", **more))
+    assert not (tmp_path / "stopped/student.safetensors").exists()
+    torch.manual_seed(99)
+    resumed = angularkd.distill(**options(teacher, tmp_path / "stopped", **more), resume=True)
+    assert same(weights(resumed.folder), weights(whole.folder))
+    assert same(
+        load_file(resumed.folder / "checkpoints/best.safetensors"),
+        load_file(whole.folder / "checkpoints/best.safetensors"),
+    )
+    assert resumed.results["metrics"] == whole.results["metrics"]
+    rows = [json.loads(line) for line in (resumed.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(teacher, tmp_path, monkeypatch) -> None:
+    forward, calls = CrossEntropy.forward, []
+
+    def broken(self, *arguments) -> Tensor:
+        calls.append(1)
+        value = forward(self, *arguments)
+        return value * float("nan") if len(calls) > 40 else value
+
+    monkeypatch.setattr(CrossEntropy, "forward", broken)
+    with pytest.raises(
+        InputError, match=r"not finite any more in epoch \d.*terms: ce.*the checkpoint of epoch 1 is kept"
+    ):
+        angularkd.distill(**options(teacher, tmp_path / "nan", epochs=9))
+    checkpoint = torch.load(tmp_path / "nan/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["state"]["epoch"] == 1
+    assert all(value.isfinite().all() for value in checkpoint["distiller"].values())
+    assert not (tmp_path / "nan/student.safetensors").exists()
+
+
+def test_a_last_step_that_ruins_the_weights_is_not_saved(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"not finite any more in epoch 1.*no epoch was finished"):
+        angularkd.train(
+            **{**SMALL, "batch_size": 2000}, model="cifar/resnet8", epochs=3, lr=1e30, out=str(tmp_path / "ruin")
+        )
+    assert not (tmp_path / "ruin/checkpoints").exists()
+
+
+def test_a_folder_with_a_run_is_left_alone(run, teacher) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
+    with pytest.raises(InputError, match="exists and is not empty: give another with --out, or go on with --resume"):
+        angularkd.distill(**options(teacher, run.folder))
+    with pytest.raises(InputError, match="was started with another epochs"):
+        angularkd.distill(**options(teacher, run.folder, clip_norm=5.0, epochs=7), resume=True)
+    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
+
+
+def test_there_must_be_something_to_resume(teacher, tmp_path) -> None:
+    with pytest.raises(InputError, match="no run to resume"):
+        angularkd.distill(**options(teacher, tmp_path / "none"), resume=True)
+
+
+def test_a_damaged_checkpoint_is_refused(run, teacher, tmp_path) -> None:
+    folder = tmp_path / "damaged"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints/last.ckpt").write_bytes((run.folder / "checkpoints/last.ckpt").read_bytes()[:-500])
+    with pytest.raises(InputError, match="is damaged"):
+        angularkd.distill(**options(teacher, folder, clip_norm=5.0), resume=True)
+
+
+def untrained(tmp_path: Path, classes: int) -> str:
+    torch.manual_seed(3)
+    save_weights(tmp_path / "weights.safetensors", cifar.create("resnet8", classes), {})
+    return str(tmp_path / "weights.safetensors")
+
+
+def test_a_teacher_no_better_than_chance_is_refused(tmp_path) -> None:
+    with pytest.raises(InputError, match="no better than chance"):
+        angularkd.distill(**options("cifar/resnet8", tmp_path / "run"), teacher_weights=untrained(tmp_path, 10))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_other_classes_teaches_its_maps_alone(tmp_path) -> None:
+    base = options("cifar/resnet8", tmp_path / "run", teacher_weights=untrained(tmp_path, 7))
+    with pytest.raises(InputError, match=r"the teacher tells apart 7 classes, the data has 10: .*--loss"):
+        angularkd.distill(**base)
+    assert not (tmp_path / "run").exists()
+    done = angularkd.distill(**{**base, "loss": {"ce": 1.0, "amd": 10.0}, "epochs": 1})
+    plan = json.loads((done.folder / "plan.json").read_text())
+    assert any("its maps teach, its logits do not" in note for note in plan["notes"])
+    assert plan["teacher_validation"] == {}
+
+
+def test_a_teacher_without_weights_is_refused(tmp_path) -> None:
+    with pytest.raises(InputError, match="has no trained weights: give a file with --teacher-weights"):
+        angularkd.distill(**options("cifar/resnet8", tmp_path / "run"))
+    with pytest.raises(InputError, match="has no trained weights: give a file with --weights"):
+        angularkd.evaluate(data="digits", model="cifar/resnet8")
+
+
+def test_training_starts_from_weights_and_needs_leave_for_a_new_head(tmp_path) -> None:
+    base = {**SMALL, "model": "cifar/resnet8", "weights": untrained(tmp_path, 7), "epochs": 1}
+    with pytest.raises(InputError, match="7 classes, the data has 10: add --new-head"):
+        angularkd.train(**base, out=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    done = angularkd.train(**base, out=str(tmp_path / "run"), new_head=True, label_smoothing=0.1)
+    assert done.results["metrics"]["last epoch"]["accuracy"] > 0.2
+
+
+def test_half_precision_trains(teacher, tmp_path) -> None:
+    done = angularkd.distill(**options(teacher, tmp_path / "bf16", precision="bf16-mixed", epochs=2))
+    assert done.results["metrics"]["last epoch"]["accuracy"] > 0.5
+    assert all(value.dtype != torch.bfloat16 for value in weights(done.folder).values())
