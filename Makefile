@@ -1,0 +1,38 @@
+# make demo   the whole story on embedded data, offline      make test    every test
+# make check  what has to hold before a change lands         make clean   remove the environment
+PYTHON ?= python3
+BIN := .venv/bin
+# The newest part of an installation; older than what decides it, it is made again.
+INSTALLED := .venv/installed
+
+.PHONY: demo test check format lint types install clean
+
+demo: $(INSTALLED)
+	$(BIN)/angularkd demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q
+
+check: lint types test
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv
