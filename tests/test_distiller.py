@@ -155,7 +155,7 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it(models, bat
         (lambda t, s, b: Distiller(t, s, {"kd": {"T": 2}}), "needs a number as its weight"),
         (lambda t, s, b: Distiller(t, s, {"kd": {"weight": "much"}}), "needs a number as its weight"),
         (lambda t, s, b: Distiller(None, s, {"kd": 1.0}), "there is none"),
-        (lambda t, s, b: Distiller(t, s, {"ce": 1.0})(b[0]), "compare with labels"),
+        (lambda t, s, b: Distiller(t, s, {"ce": 1.0})(b[0]), "look at labels"),
         (lambda t, s, b: Distiller(cifar.create("resnet8", 7), s, {"kd": 1.0})(*b), r"logits \[4, 7\]"),
         (lambda t, s, b: Distiller(t, s, {"amd": 1.0}, pairs="layer7:layer1")(*b), "no module 'layer7'"),
     ],

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from angularkd import InputError
 from angularkd.attention import PowerMap
-from angularkd.features import FeatureExtractor, dry_run, find_stages, stages_at
+from angularkd.features import FeatureExtractor, Head, dry_run, find_head, find_stages, stages_at
 from angularkd.models import cifar
 
 
@@ -108,7 +108,7 @@ def test_a_transformer_is_sampled_at_evenly_spaced_blocks_without_its_extra_toke
     seen: list[Tensor] = []
     model.blocks[5].register_forward_hook(lambda _m, _i, output: seen.append(output))
     with FeatureExtractor(model.eval(), stages) as extractor:
-        _, features = extractor(images(32, 48))
+        features = extractor(images(32, 48)).features
     row, column = 3, 7
     assert torch.equal(features[None][2][:, :, row, column], seen[0][:, 3 + row * 12 + column])
 
@@ -121,7 +121,7 @@ def test_channels_last_features_become_maps() -> None:
         ("down", "channels_last", 16, 16, 24),
     ]
     with FeatureExtractor(model, stages) as extractor:
-        _, features = extractor(images(32, 48))
+        features = extractor(images(32, 48)).features
     assert features[None][1].shape == (2, 16, 16, 24)
 
 
@@ -160,9 +160,9 @@ def test_logits_are_bit_identical_and_close_removes_every_hook() -> None:
     model = cifar.create("resnet8", 10).eval()
     bare = model(images())
     extractor = FeatureExtractor(model, find_stages(model, images()))
-    seen, features = extractor(images())
-    assert torch.equal(seen, bare)
-    assert [tuple(f.shape) for f in features[None]] == [(2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8)]
+    seen = extractor(images())
+    assert torch.equal(seen.output, bare)
+    assert [tuple(f.shape) for f in seen.features[None]] == [(2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8)]
     extractor.close()
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -171,9 +171,9 @@ def test_reductions_are_kept_instead_of_features() -> None:
     model = cifar.create("resnet8", 10).eval()
     stages = find_stages(model, images())
     with FeatureExtractor(model, stages) as whole, torch.no_grad():
-        _, features = whole(images())
+        features = whole(images()).features
     with FeatureExtractor(model, stages, (PowerMap(2.0), PowerMap(4.0))) as reduced, torch.no_grad():
-        _, maps = reduced(images())
+        maps = reduced(images()).features
     assert set(maps) == {PowerMap(2.0), PowerMap(4.0)}
     for i in range(3):
         assert torch.equal(maps[PowerMap(2.0)][i], features[None][i].square().sum(1))
@@ -202,3 +202,18 @@ def test_stages_at_named_modules() -> None:
 def test_dry_run_lists_modules_in_the_order_in_which_they_finish() -> None:
     paths = [stage.path for stage in dry_run(Nested(), images())]
     assert paths.index("body.0") < paths.index("body.1.reduce") < paths.index("body.1") < paths.index("body")
+
+
+def test_the_embedding_is_what_the_classification_layer_gets() -> None:
+    model = cifar.create("resnet8", 10).eval()
+    head = find_head(model, images())
+    assert head == Head("linear", 64)
+    seen = FeatureExtractor(model, (), head=head)(images())
+    torch.testing.assert_close(model.linear(seen.embedding), seen.output)
+
+
+def test_a_convolution_may_classify() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(5, 10, 1), nn.Flatten())
+    assert find_head(model, images()) == Head("2", 5)
+    with pytest.raises(InputError, match="no layer whose output is its logits"):
+        find_head(nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten()), images())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -206,10 +207,13 @@ class EvaluateConfig(DataOptions):
 
 
 def parse_losses(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
-    """From texts NAME=WEIGHT,OPTION=VALUE,... to the mapping from a name to a weight, or to a weight with options."""
+    """From texts NAME=WEIGHT,OPTION=VALUE,... to the mapping from a name to a weight, or to a weight with options.
+
+    Values are YAML: 2, true, cosine, [4, 2, 1].
+    """
     losses: dict[str, Any] = {}
     for text in texts:
-        head, *rest = text.split(",")
+        head, *rest = re.split(r",(?![^\[]*\])", text)
         name, _, weight = head.partition("=")
         if not weight or not all("=" in option for option in rest):
             raise InputError(

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from angularkd.errors import InputError
-from angularkd.features import FeatureExtractor, Stage
-from angularkd.losses.weighted import WeightedLosses
+from angularkd.features import FeatureExtractor, Head, Seen, Stage, find_head
+from angularkd.losses.weighted import EMBEDDINGS, FEATURES, WeightedLosses, read_terms, signals_of
 from angularkd.pairing import Pair, pair_models
-from angularkd.types import Distilled, Features, Logits, Reduction, Signals
+from angularkd.types import Distilled, Logits, Reduction, Signals, Surroundings
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -29,14 +29,18 @@ class FrozenTeacher:
         self.transform = transform
         self.extractor = FeatureExtractor(module, ())
 
-    def watch(self, stages: Sequence[Stage], reductions: Sequence[Reduction | None]) -> None:
-        """Keep these reductions of these stages' features from now on."""
+    def watch(self, stages: Sequence[Stage], reductions: Sequence[Reduction | None], head: Head | None) -> None:
+        """Keep these reductions of these stages' features, and the input of this head, from now on."""
         self.extractor.close()
-        self.extractor = FeatureExtractor(self.module, stages, reductions)
+        self.extractor = FeatureExtractor(self.module, stages, reductions, head)
 
-    def __call__(self, images: Tensor) -> tuple[Logits, dict[Reduction | None, Features]]:
+    def __call__(self, images: Tensor) -> Seen:
         with torch.no_grad():
-            return self.extractor(self.transform(images) if self.transform else images)
+            return self.extractor(self.prepare(images))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """The images as the teacher wants them."""
+        return self.transform(images) if self.transform is not None else images
 
 
 class Distiller(nn.Module):
@@ -50,16 +54,17 @@ class Distiller(nn.Module):
             It is put into evaluation mode, never trained, never part of `state_dict()`; `.to(...)` moves it along.
         student: any module from images to logits.
         losses: from a loss's name to its weight, or to a mapping of `weight` and the loss's options
-            (`angularkd.losses.weighted.LOSSES`).
+            (`angularkd.losses.weighted.LOSSES`). Learned parts of losses are among the distiller's parameters.
         pairs: which stages teach which: `Pair`s, or text 'TEACHER_MODULE:STUDENT_MODULE,...'; by default they are
             matched by stride, at once if `example` is given, else on the first batch.
-        example: images of the shape that will come, to pair on.
+        example: images of the shape that will come, to pair on; required by losses with learned parts.
         teacher_transform, student_transform: applied to the images first, each for its own model (for example
             `angularkd.models.sources.Preprocessing`); by default both get the images as they are.
+        train_labels: the class of each row of the training split, for losses that remember its samples.
 
-    Calling it: images [batch, 3, height, width], labels [batch]. Raises InputError when a loss needs labels and none
-    are given, or a teacher and there is none, and when teacher and student tell apart different numbers of classes while
-    a loss compares their logits.
+    Calling it: images [batch, 3, height, width], labels [batch], indices [batch] (rows of the training split). Raises
+    InputError when a loss needs labels, indices or a teacher and there are none, and when teacher and student tell
+    apart different numbers of classes while a loss compares their logits.
     """
 
     def __init__(
@@ -72,38 +77,59 @@ class Distiller(nn.Module):
         example: Tensor | None = None,
         teacher_transform: Transform | None = None,
         student_transform: Transform | None = None,
+        train_labels: Int[Tensor, " samples"] | None = None,
     ) -> None:
         super().__init__()
+        terms = read_terms(losses)
+        self.signals = signals_of(terms)
+        self._teacher_wanted = any(name.startswith("teacher") for name in self.signals)
+        if teacher is None and self._teacher_wanted:
+            raise InputError("these losses compare with a teacher and there is none: pass one, or use losses={'ce': 1}")
         self.student = student
-        self.losses = WeightedLosses(losses)
         self.teacher = FrozenTeacher(teacher, teacher_transform) if teacher is not None else None
         self.student_transform = student_transform
         self.pairs: tuple[Pair, ...] = ()
         self._pairs_wanted = pairs
+        self._heads: tuple[Head | None, Head | None] = (None, None)
         self._student_extractor = FeatureExtractor(student, ())
-        self._teacher_wanted = any(name.startswith("teacher") for name in self.losses.signals)
-        if self.teacher is None and self._teacher_wanted:
-            raise InputError("these losses compare with a teacher and there is none: pass one, or use losses={'ce': 1}")
-        self._paired = not self.losses.reductions
-        if isinstance(pairs, Sequence) and not isinstance(pairs, str):
-            self._watch(pairs)
-        elif example is not None and not self._paired:
-            self._pair(example)
+        self._watching = False
+        surroundings = None
+        if example is not None:
+            self._look(example)
+            surroundings = self._surroundings(train_labels)
+        self.losses = WeightedLosses(terms, surroundings)
+        if example is not None:
+            self._watch()
 
     def forward(
-        self, images: Float[Tensor, "batch 3 height width"], labels: Int[Tensor, " batch"] | None = None
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        labels: Tensor | None = None,
+        indices: Int[Tensor, " batch"] | None = None,
     ) -> Distilled:
-        if labels is None and "labels" in self.losses.signals:
-            raise InputError("these losses compare with labels: call distiller(images, labels)")
-        if not self._paired:
-            self._pair(images)
-        teacher_logits, teacher_features = self._ask_teacher(images)
-        student_images = self.student_transform(images) if self.student_transform else images
-        student_logits, student_features = self._student_extractor(student_images)
-        if teacher_logits is not None and "teacher_logits" in self.losses.signals:
-            check_same_classes(teacher_logits, student_logits)
-        terms = self.losses(Signals(labels, student_logits, teacher_logits, student_features, teacher_features))
-        return Distilled(torch.stack(list(terms.values())).sum(), terms, student_logits)
+        for name, value in (("labels", labels), ("indices", indices)):
+            if value is None and name in self.signals:
+                raise InputError(f"these losses look at {name}: call distiller(images, labels, indices) with them")
+        if not self._watching:
+            self._look(images)
+            self._watch()
+        taught = self.teacher(images) if self.teacher is not None and self._teacher_wanted else Seen(None, {}, None)
+        shown = self._student_extractor(self._prepare(images))
+        if "teacher_logits" in self.signals:
+            check_same_classes(taught.output, shown.output)
+        terms = self.losses(
+            Signals(
+                labels,
+                indices,
+                shown.output,
+                taught.output,
+                shown.embedding,
+                taught.embedding,
+                shown.features,
+                taught.features,
+            )
+        )
+        return Distilled(torch.stack(list(terms.values())).sum(), terms, shown.output)
 
     def close(self) -> None:
         """Remove the hooks: both models are as they were."""
@@ -111,25 +137,45 @@ class Distiller(nn.Module):
         if self.teacher is not None:
             self.teacher.extractor.close()
 
-    def _ask_teacher(self, images: Tensor) -> tuple[Logits | None, dict[Reduction | None, Features]]:
-        return self.teacher(images) if self.teacher is not None and self._teacher_wanted else (None, {})
+    def _prepare(self, images: Tensor) -> Tensor:
+        return self.student_transform(images) if self.student_transform is not None else images
 
-    def _pair(self, images: Tensor) -> None:
-        assert self.teacher is not None
-        teacher_images = self.teacher.transform(images[:1]) if self.teacher.transform else images[:1]
-        student_images = self.student_transform(images[:1]) if self.student_transform else images[:1]
-        text = self._pairs_wanted if isinstance(self._pairs_wanted, str) else None
-        self._watch(pair_models(self.teacher.module, self.student, teacher_images, student_images, text))
+    def _look(self, images: Tensor) -> None:
+        """Find out what the losses want to know of both models: paired stages, classification layers."""
+        if self.teacher is None or not self._teacher_wanted:
+            return
+        taught, shown = self.teacher.prepare(images[:1]), self._prepare(images[:1])
+        if self.signals & set(FEATURES):
+            wanted = self._pairs_wanted
+            if wanted is None or isinstance(wanted, str):
+                wanted = pair_models(self.teacher.module, self.student, taught, shown, wanted)
+            self.pairs = tuple(wanted)
+        if self.signals & set(EMBEDDINGS):
+            self._heads = find_head(self.teacher.module, taught), find_head(self.student, shown)
 
-    def _watch(self, pairs: Sequence[Pair]) -> None:
-        assert self.teacher is not None
-        self.pairs = tuple(pairs)
-        self._paired = True
-        self.teacher.watch([pair.teacher for pair in pairs], self.losses.reductions)
-        self._student_extractor.close()
-        self._student_extractor = FeatureExtractor(
-            self.student, [pair.student for pair in pairs], self.losses.reductions
+    def _surroundings(self, train_labels: Int[Tensor, " samples"] | None) -> Surroundings:
+        teacher_head, student_head = self._heads
+        layer = self.teacher.module.get_submodule(teacher_head.path) if self.teacher and teacher_head else None
+        weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+        return Surroundings(
+            student_shapes=tuple(pair.student.shape for pair in self.pairs),
+            teacher_shapes=tuple(pair.teacher.shape for pair in self.pairs),
+            student_dim=student_head.dim if student_head else 0,
+            teacher_dim=teacher_head.dim if teacher_head else 0,
+            head_weight=weight.detach().flatten(1) if weight is not None else None,
+            head_bias=bias.detach() if bias is not None else None,
+            labels=train_labels,
+            num_samples=len(train_labels) if train_labels is not None else 0,
         )
+
+    def _watch(self) -> None:
+        self._watching = True
+        reductions = self.losses.reductions
+        if self.teacher is not None:
+            self.teacher.watch([pair.teacher for pair in self.pairs], reductions, self._heads[0])
+        self._student_extractor.close()
+        stages = [pair.student for pair in self.pairs]
+        self._student_extractor = FeatureExtractor(self.student, stages, reductions, self._heads[1])
 
     def train(self, mode: bool = True) -> Distiller:
         """Training mode for student and losses; the teacher stays in evaluation mode."""

@@ -35,6 +35,11 @@ class Stage:
     stride: float
     layout: Layout = "channels_first"
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.channels, self.height, self.width
+
     def as_map(self, output: Tensor) -> Tensor:
         """The module's output as [batch, channel, height, width]."""
         if self.layout == "channels_first":
@@ -47,41 +52,69 @@ class Stage:
         return f"{self.path} [{self.channels}, {self.height}, {self.width}]"
 
 
+@dataclass(frozen=True)
+class Head:
+    """The layer that turns a model's embedding into its logits: its path, and the embedding's width."""
+
+    path: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model showed in one forward: its output, its stages' features by reduction, its head's input [batch, dim]."""
+
+    output: Any
+    features: dict[Reduction | None, Features]
+    embedding: Tensor | None
+
+
 class FeatureExtractor:
-    """Runs a model and hands out the features of some of its stages beside its output.
+    """Runs a model and hands out the features of some of its stages, and its embedding, beside its output.
 
     Args:
         model: any module; its forward runs unchanged and its output is returned as it is.
         stages: where to look, from `find_stages` or `stages_at`.
         reductions: what to keep of each stage's features, computed inside the hook so that whole features are never
             all held; `None` keeps them whole.
+        head: the classification layer, whose input is handed out as the embedding.
 
     `close()` removes the hooks and leaves the model as it was. Also a context manager.
     """
 
-    def __init__(self, model: nn.Module, stages: Sequence[Stage], reductions: Sequence[Reduction | None] = (None,)):
+    def __init__(
+        self,
+        model: nn.Module,
+        stages: Sequence[Stage],
+        reductions: Sequence[Reduction | None] = (None,),
+        head: Head | None = None,
+    ) -> None:
         self.model = model
         self.stages = tuple(stages)
         self.reductions = tuple(reductions)
         self._kept: list[tuple[Tensor, ...] | None] = [None] * len(self.stages)
+        self._embedding: Tensor | None = None
         self._listening = False
         self._handles = [
             model.get_submodule(stage.path).register_forward_hook(self._hook(i, stage))
             for i, stage in enumerate(self.stages)
         ]
+        if head is not None:
+            self._handles.append(model.get_submodule(head.path).register_forward_pre_hook(self._keep_embedding))
 
-    def __call__(self, images: Tensor) -> tuple[Any, dict[Reduction | None, Features]]:
-        """The model's output, and for each reduction the list of its stages' features."""
+    def __call__(self, images: Tensor) -> Seen:
         self._listening = True
         try:
             output = self.model(images)
         finally:
             self._listening = False
         kept = [values for values in self._kept if values is not None]
-        self._kept = [None] * len(self.stages)
+        embedding = self._embedding
+        self._kept, self._embedding = [None] * len(self.stages), None
         if len(kept) < len(self.stages):
             raise InputError("a stage was not reached by this forward: pair stages that every forward runs through")
-        return output, {reduction: [values[i] for values in kept] for i, reduction in enumerate(self.reductions)}
+        features = {reduction: [values[i] for values in kept] for i, reduction in enumerate(self.reductions)}
+        return Seen(output, features, embedding)
 
     def _hook(self, index: int, stage: Stage) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -90,6 +123,10 @@ class FeatureExtractor:
                 self._kept[index] = tuple(r(features) if r is not None else features for r in self.reductions)
 
         return keep
+
+    def _keep_embedding(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self._listening:
+            self._embedding = inputs[0].flatten(1)
 
     def close(self) -> None:
         """Remove every hook."""
@@ -168,6 +205,33 @@ def dry_run(model: nn.Module, images: Tensor) -> list[Stage]:
     height, width = images.shape[-2:]
     stages = (_interpret(path, output.shape, height, width) for path, output in outputs.items() if output is not None)
     return [stage for stage in stages if stage is not None]
+
+
+def find_head(model: nn.Module, images: Tensor) -> Head:
+    """The classification layer: the last linear layer, or 1x1 convolution, whose output is the model's.
+
+    Raises InputError when there is none, so that there is no embedding to speak of.
+    """
+    seen: list[tuple[str, Tensor, Tensor]] = []
+
+    def record(path: str) -> Any:
+        return lambda _module, inputs, output: seen.append((path, inputs[0], output))
+
+    layers = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    handles = [module.register_forward_hook(record(path)) for path, module in layers]
+    try:
+        with undisturbed(model):
+            logits = model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path, given, output in reversed(seen):
+        if output.shape[:2] == logits.shape and output.numel() == logits.numel():
+            return Head(path, given.flatten(1).shape[1])
+    raise InputError(
+        f"the {type(model).__name__} has no layer whose output is its logits, hence no embedding: "
+        "leave out the losses on embeddings"
+    )
 
 
 @contextmanager

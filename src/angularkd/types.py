@@ -42,14 +42,39 @@ class Batch:
 class Signals:
     """Everything a loss may look at, by the name it asks for it; what no loss of a run asks for is absent.
 
+    labels, indices: of the batch's samples: their classes, and their rows in the training split.
+    embeddings: [batch, dim], what a model's classification layer gets.
     The features of the paired stages come once for each reduction that some loss wants, `None` being the features whole.
     """
 
-    labels: Int[Tensor, " batch"] | None = None
+    labels: Tensor | None = None
+    indices: Int[Tensor, " batch"] | None = None
     student_logits: Logits | None = None
     teacher_logits: Logits | None = None
+    student_embedding: Float[Tensor, "batch student_dim"] | None = None
+    teacher_embedding: Float[Tensor, "batch teacher_dim"] | None = None
     student_features: Mapping[Reduction | None, Features] = field(default_factory=dict)
     teacher_features: Mapping[Reduction | None, Features] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What losses with learned parts are built for: two models, their paired stages, and a training split.
+
+    student_shapes, teacher_shapes: (channels, height, width) of each paired stage.
+    student_dim, teacher_dim: width of the embeddings, 0 where the model has no classification layer to look behind.
+    head_weight, head_bias: of the teacher's classification layer.
+    labels: class of each row of the training split; num_samples: its length.
+    """
+
+    student_shapes: tuple[tuple[int, int, int], ...] = ()
+    teacher_shapes: tuple[tuple[int, int, int], ...] = ()
+    student_dim: int = 0
+    teacher_dim: int = 0
+    head_weight: Tensor | None = None
+    head_bias: Tensor | None = None
+    labels: Int[Tensor, " samples"] | None = None
+    num_samples: int = 0
 
 
 class Distilled(NamedTuple):

@@ -3,41 +3,85 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from angularkd.errors import InputError, nearest
 from angularkd.losses.angular import AMDLoss
-from angularkd.losses.logit import CrossEntropy, HintonKD
-from angularkd.types import Reduction, Signals, Terms
+from angularkd.losses.boundary import ActivationBoundaries, FeatureOverhaul
+from angularkd.losses.contrastive import CRD
+from angularkd.losses.factor import FactorTransfer
+from angularkd.losses.feature import AttentionTransfer, NeuronSelectivityTransfer, SolutionFlow
+from angularkd.losses.linked import AttentionLinks, ReviewKD
+from angularkd.losses.logit import DIST, NKD, CrossEntropy, DecoupledKD, HintonKD
+from angularkd.losses.projected import FitNet, MaskedGeneration, SoftmaxRegression, VariationalInformation
+from angularkd.losses.relation import (
+    CorrelationCongruence,
+    ProbabilisticKnowledgeTransfer,
+    RelationalKD,
+    SimilarityPreserving,
+)
+from angularkd.types import Reduction, Signals, Surroundings, Terms
 
 FEATURES = ("student_features", "teacher_features")
+EMBEDDINGS = ("student_embedding", "teacher_embedding")
 LOGITS = ("student_logits", "teacher_logits")
+SHAPES = ("student_shapes", "teacher_shapes")
+DIMS = ("student_dim", "teacher_dim")
+NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A row of the table: what builds the loss, which signals it takes in which order, what it is."""
+    """A row of the table.
+
+    build:    the loss's class.
+    inputs:   the signals it takes, in the order of its `forward`.
+    summary:  what it is.
+    built_for: arguments of `build` that come from the models and the data (fields of `Surroundings`), not from the user.
+    short:    short forms of option names, as the literature writes them.
+    """
 
     build: Callable[..., nn.Module]
     inputs: tuple[str, ...]
     summary: str
-    short: Mapping[str, str] | None = None
-    """Short forms of option names, as the literature writes them."""
+    built_for: tuple[str, ...] = ()
+    short: Mapping[str, str] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
-        """The options that the loss takes, with their defaults."""
-        return {name: p.default for name, p in inspect.signature(self.build).parameters.items()}
+        """The options that a user may set, with their defaults."""
+        parameters = inspect.signature(self.build).parameters
+        return {name: p.default for name, p in parameters.items() if name not in self.built_for and p.kind is NAMED}
 
 
 LOSSES: dict[str, Loss] = {
     "ce": Loss(CrossEntropy, ("student_logits", "labels"), "cross-entropy with the labels"),
-    "kd": Loss(HintonKD, LOGITS, "Hinton's distillation of softened predictions", {"T": "temperature"}),
+    "kd": Loss(HintonKD, LOGITS, "Hinton's distillation of softened predictions", short={"T": "temperature"}),
+    "dkd": Loss(DecoupledKD, (*LOGITS, "labels"), "decoupled KD: target and other classes apart", short={"T": "temperature"}),
+    "dist": Loss(DIST, LOGITS, "correlations of predictions within and between classes", short={"T": "temperature"}),
+    "nkd": Loss(NKD, (*LOGITS, "labels"), "normalised KD: non-target classes on their own", short={"T": "temperature"}),
     "amd": Loss(AMDLoss, FEATURES, "angular margin-based distillation of attention maps"),
-}
+    "at": Loss(AttentionTransfer, FEATURES, "attention transfer: normalised power maps"),
+    "nst": Loss(NeuronSelectivityTransfer, FEATURES, "neuron selectivity: distribution of the channels' maps"),
+    "fsp": Loss(SolutionFlow, FEATURES, "flow of the solution: products of consecutive stages"),
+    "fitnet": Loss(FitNet, FEATURES, "FitNets: the features themselves, through a regressor", SHAPES),
+    "ab": Loss(ActivationBoundaries, FEATURES, "activation boundaries", SHAPES),
+    "ofd": Loss(FeatureOverhaul, FEATURES, "overhaul of feature distillation: margin ReLU, partial L2", SHAPES),
+    "ft": Loss(FactorTransfer, FEATURES, "factor transfer", SHAPES),
+    "vid": Loss(VariationalInformation, FEATURES, "variational information distillation", SHAPES),
+    "review": Loss(ReviewKD, FEATURES, "ReviewKD: fused stages at several scales", SHAPES),
+    "afd": Loss(AttentionLinks, FEATURES, "attention-based feature matching of all stages with all", SHAPES),
+    "mgd": Loss(MaskedGeneration, FEATURES, "masked generative distillation", SHAPES),
+    "srrl": Loss(SoftmaxRegression, EMBEDDINGS, "softmax regression through the teacher's classifier", (*DIMS, "head_weight", "head_bias")),
+    "sp": Loss(SimilarityPreserving, FEATURES, "similarity-preserving: which samples activate alike"),
+    "cc": Loss(CorrelationCongruence, EMBEDDINGS, "correlation congruence between samples", DIMS),
+    "pkt": Loss(ProbabilisticKnowledgeTransfer, EMBEDDINGS, "probabilistic knowledge transfer"),
+    "rkd": Loss(RelationalKD, EMBEDDINGS, "relational KD: distances and angles between samples"),
+    "crd": Loss(CRD, (*EMBEDDINGS, "indices"), "contrastive representation distillation", (*DIMS, "num_samples", "labels")),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,45 +92,57 @@ class Term:
     weight: float
     options: Mapping[str, Any]
 
-    def build(self) -> nn.Module:
+    def build(self, surroundings: Surroundings | None) -> nn.Module:
         row = LOSSES[self.name]
-        valid = row.options()
-        short = row.short or {}
-        options = {short.get(key, key): value for key, value in self.options.items()}
-        for key in options:
-            if key not in valid:
-                raise InputError(
-                    f"loss '{self.name}' has no option '{key}'.{nearest(key, valid)} It takes: {', '.join(valid)}"
-                )
-        return row.build(**options)
+        if row.built_for and surroundings is None:
+            raise InputError(
+                f"loss '{self.name}' has parts that are built for the models: give the Distiller an example of the images"
+            )
+        given = {name: getattr(surroundings, name) for name in row.built_for}
+        return row.build(**given, **self.options)
 
 
 class WeightedLosses(nn.Module):
     """Evaluates several losses on the same signals; `forward` returns their terms, multiplied by their weights.
 
     Args:
-        losses: from a loss's name to its weight, or to a mapping of `weight` and the loss's options:
-            {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4.0}, "amd": 5000.0}. A weight of 0 leaves the loss out.
+        terms: from `read_terms`.
+        surroundings: what losses with learned parts are built for; without them such losses are refused.
     """
 
-    def __init__(self, losses: Mapping[str, float | Mapping[str, Any]]) -> None:
+    def __init__(self, terms: Sequence[Term], surroundings: Surroundings | None = None) -> None:
         super().__init__()
-        terms = [term for term in map(_term, losses.items()) if term.weight != 0]
-        if not terms:
-            raise InputError("the objective is empty: give at least one loss a weight, for example ce=1")
         self.weights = {term.name: term.weight for term in terms}
-        self.losses = nn.ModuleDict({term.name: term.build() for term in terms})
-        self.signals = frozenset(name for term in terms for name in LOSSES[term.name].inputs)
-        """The names of all the signals that some loss looks at."""
+        self.losses = nn.ModuleDict({term.name: term.build(surroundings) for term in terms})
 
     @property
     def reductions(self) -> tuple[Reduction | None, ...]:
         """In which forms the losses want the features; empty when none of them looks at features."""
-        wanted = {name: loss for name, loss in self.losses.items() if set(FEATURES) & set(LOSSES[name].inputs)}
-        return tuple(dict.fromkeys(reduction_of(loss) for loss in wanted.values()))
+        wanted = [loss for name, loss in self.losses.items() if set(FEATURES) & set(LOSSES[name].inputs)]
+        return tuple(dict.fromkeys(map(reduction_of, wanted)))
 
     def forward(self, signals: Signals) -> Terms:
         return {name: self.weights[name] * loss(*_inputs(name, loss, signals)) for name, loss in self.losses.items()}
+
+
+def read_terms(losses: Mapping[str, float | Mapping[str, Any]]) -> tuple[Term, ...]:
+    """The terms of an objective, checked.
+
+    Args:
+        losses: from a loss's name to its weight, or to a mapping of `weight` and the loss's options:
+            {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4.0}, "amd": 5000.0}. A weight of 0 leaves the loss out.
+
+    Raises InputError for an unknown loss or option (with the nearest names), a weight that is none, an empty objective.
+    """
+    terms = tuple(term for term in map(_term, losses.items()) if term.weight != 0)
+    if not terms:
+        raise InputError("the objective is empty: give at least one loss a weight, for example ce=1")
+    return terms
+
+
+def signals_of(terms: Iterable[Term]) -> frozenset[str]:
+    """The names of all the signals that some loss looks at."""
+    return frozenset(name for term in terms for name in LOSSES[term.name].inputs)
 
 
 def reduction_of(loss: nn.Module) -> Reduction | None:
@@ -108,4 +164,11 @@ def _term(item: tuple[str, float | Mapping[str, Any]]) -> Term:
     weight = options.pop("weight", None)
     if not isinstance(weight, int | float) or isinstance(weight, bool):
         raise InputError(f"loss '{name}' needs a number as its weight, got {weight!r}: write {name}=1")
+    row = LOSSES[name]
+    options = {row.short.get(key, key): option for key, option in options.items()}
+    valid = row.options()
+    for key in options:
+        if key not in valid:
+            takes = f"It takes: {', '.join(valid)}" if valid else "It takes none"
+            raise InputError(f"loss '{name}' has no option '{key}'.{nearest(key, valid)} {takes}")
     return Term(name, float(weight), options)

@@ -20,7 +20,7 @@ from angularkd.data.splits import Split
 from angularkd.data.views import Views
 from angularkd.distiller import Distiller
 from angularkd.errors import InputError
-from angularkd.losses.weighted import WeightedLosses
+from angularkd.losses.weighted import read_terms, signals_of
 from angularkd.models.sources import Classifier, Preprocessing, open_classifier
 from angularkd.training.evaluate import Predict
 from angularkd.training.plan import check_classes
@@ -78,7 +78,7 @@ class Job:
 
 def build_distillation(config: DistillConfig) -> Job:
     """Everything that `distill` and `plan` need. Raises InputError before any image is decoded where that can be known."""
-    WeightedLosses(config.losses)
+    terms = read_terms(config.losses)
     dataset = open_dataset(config, config.student)
     classes = len(dataset.classes)
     seed_everything(config.seed, verbose=False)
@@ -94,7 +94,7 @@ def build_distillation(config: DistillConfig) -> Job:
         pretrained=True,
     )
     check_teacher(teacher)
-    check_classes(teacher.num_classes, classes, WeightedLosses(config.losses).signals)
+    check_classes(teacher.num_classes, classes, signals_of(terms))
     return _assemble(config, dataset, teacher, student, config.losses, config.pairs)
 
 
@@ -230,6 +230,7 @@ def _assemble(
         example=torch.zeros(1, 3, *train.image_size),
         teacher_transform=teacher.preprocessing if teacher is not None else None,
         student_transform=student.preprocessing,
+        train_labels=train.labels,
     )
     _place(distiller, fabric)
     optimizer = _optimizer(config, distiller)

@@ -56,7 +56,7 @@ def fit(
         meter = TrainingMeter()
         distiller.train()
         for step, batch in enumerate(batches.epoch(state.epoch), start=1):
-            out = distiller(batch.images, batch.labels)
+            out = distiller(batch.images, batch.labels, batch.indices)
             fabric.backward(out.total)
             if clip_norm is not None:
                 fabric.clip_gradients(distiller, optimizer, max_norm=clip_norm, error_if_nonfinite=False)

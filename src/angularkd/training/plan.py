@@ -72,9 +72,9 @@ def describe_pair(pair: Pair) -> dict[str, Any]:
     """A row of the table of pairs."""
     return {
         "teacher": pair.teacher.path,
-        "teacher_shape": [pair.teacher.channels, pair.teacher.height, pair.teacher.width],
+        "teacher_shape": list(pair.teacher.shape),
         "student": pair.student.path,
-        "student_shape": [pair.student.channels, pair.student.height, pair.student.width],
+        "student_shape": list(pair.student.shape),
         "compared_at": list(pair.size),
         "resized": pair.resized,
     }
@@ -84,7 +84,7 @@ def gradient_shares(distiller: Distiller, batch: Batch) -> dict[str, float]:
     """Each term's part in the gradient: its norm over the sum of the norms. The student is left as it was."""
     parameters = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
     with untouched(distiller):
-        terms = distiller(batch.images, batch.labels).terms
+        terms = distiller(batch.images, batch.labels, batch.indices).terms
         norms = {}
         for name, term in terms.items():
             gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
@@ -99,7 +99,7 @@ def training_speed(distiller: Distiller, batch: Batch) -> float:
     with untouched(distiller):
         for _ in range(TIMED_STEPS + 1):
             started = time.perf_counter()
-            out = distiller(batch.images, batch.labels)
+            out = distiller(batch.images, batch.labels, batch.indices)
             out.total.backward()
             out.total.item()  # waits for the device
             seconds.append(time.perf_counter() - started)

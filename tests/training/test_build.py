@@ -1,0 +1,83 @@
+"""From options to parts: the optimiser, the schedule, the layout and the augmentation that were asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.optim import SGD, AdamW
+
+from angularkd import InputError
+from angularkd.config import TrainConfig
+from angularkd.training.build import build_training
+
+BASE = {"data": "digits", "model": "cifar/resnet8", "image_size": 8, "batch_size": 100, "epochs": 5, "device": "cpu"}
+
+
+def build(**options):
+    return build_training(TrainConfig.from_options(**{**BASE, **options}))
+
+
+def test_sgd_and_its_defaults() -> None:
+    optimizer = build().optimizer
+    assert isinstance(optimizer, SGD)
+    expected = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    assert {name: optimizer.defaults[name] for name in expected} == expected
+    plain = build(nesterov=False, lr=0.3, weight_decay=0.0, momentum=0.5).optimizer.defaults
+    assert (plain["nesterov"], plain["lr"], plain["weight_decay"], plain["momentum"]) == (False, 0.3, 0.0, 0.5)
+    assert not build(momentum=0.0).optimizer.defaults["nesterov"]
+
+
+def test_adamw_and_its_defaults() -> None:
+    optimizer = build(optimizer="adamw").optimizer
+    assert isinstance(optimizer, AdamW)
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-3, 0.05)
+
+
+def test_what_depends_on_the_data_is_filled_into_the_configuration() -> None:
+    job = build()
+    assert (job.config.lr, job.config.weight_decay, job.config.augment) == (0.1, 5e-4, ("crop",))
+    assert job.config.image_size == (8, 8)
+
+
+def test_the_schedule_spans_the_run() -> None:
+    job = build(schedule="cosine", warmup_epochs=1, lr=1.0)
+    steps = len(job.batches)
+    assert steps == 12  # of 1295 images, the last batch, not full, left out
+    rates = [job.scheduler.lr_lambdas[0](step) for step in range(5 * steps + 1)]
+    assert rates.index(max(rates)) == steps
+    assert rates[-1] == pytest.approx(0.0)
+
+
+def test_channels_last_is_the_default_for_weights_and_images() -> None:
+    job = build()
+    assert job.student.module.layer2[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    batch = next(job.batches.epoch(0))
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert job.student.module.layer1(job.student.module.conv1(batch.images)).is_contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+def test_images_are_normalised_by_the_training_images_unless_told() -> None:
+    own = build().student.preprocessing
+    assert own.source == "the training images' own"
+    assert 0.2 < own.mean[0] < 0.4
+    assert build(normalization="imagenet").student.preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+def test_the_seed_decides_the_initial_weights() -> None:
+    first, again, other = (build(seed=seed).student.module.conv1.weight for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_label_smoothing_reaches_the_loss() -> None:
+    job = build(label_smoothing=0.2)
+    assert job.distiller.losses.losses["ce"].label_smoothing == 0.2
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(InputError, match="no CUDA device"):
+        build(device="cuda")
