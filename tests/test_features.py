@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from angularkd import InputError
@@ -76,13 +77,13 @@ def images(height: int = 32, width: int = 32) -> Tensor:
     [
         ("resnet20", ["layer1", "layer2", "layer3"], [(16, 32, 32), (32, 16, 16), (64, 8, 8)]),
         ("resnet8x4", ["layer1", "layer2", "layer3"], [(64, 32, 32), (128, 16, 16), (256, 8, 8)]),
-        ("wrn_16_2", ["block1", "block2"], [(32, 32, 32), (64, 16, 16)]),
+        ("wrn_16_2", ["block1", "block2", "block3"], [(32, 32, 32), (64, 16, 16), (128, 8, 8)]),
     ],
 )
 def test_stages_of_cifar_networks(name, paths, shapes) -> None:
     stages = find_stages(cifar.create(name, 10), images())
-    assert [stage.path for stage in stages][: len(paths)] == paths
-    assert [(s.channels, s.height, s.width) for s in stages][: len(shapes)] == shapes
+    assert [stage.path for stage in stages] == paths
+    assert [(s.channels, s.height, s.width) for s in stages] == shapes
     assert [stage.stride for stage in stages] == [1, 2, 4]
 
 
@@ -111,6 +112,23 @@ def test_a_transformer_is_sampled_at_evenly_spaced_blocks_without_its_extra_toke
         features = extractor(images(32, 48)).features
     row, column = 3, 7
     assert torch.equal(features[None][2][:, :, row, column], seen[0][:, 3 + row * 12 + column])
+
+
+@pytest.mark.parametrize(
+    ("name", "paths", "shapes"),
+    [
+        ("resnet50", ["relu", "layer1", "layer2", "layer3", "layer4"], [(64, 32, 32), (256, 16, 16), (512, 8, 8)]),
+        ("swin_t", ["features.1", "features.3", "features.5", "features"], [(96, 16, 16), (192, 8, 8), (384, 4, 4)]),
+        ("vit_b_32", [f"encoder.layers.encoder_layer_{i}" for i in (2, 5, 8, 11)], [(768, 7, 7)] * 4),
+    ],
+)
+def test_stages_of_torchvisions_networks(name, paths, shapes) -> None:
+    size = 224 if name == "vit_b_32" else 64
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name)
+        stages = find_stages(model, torch.zeros(1, 3, size, size))
+    assert [stage.path for stage in stages] == paths
+    assert [stage.shape for stage in stages][: len(shapes)] == shapes
 
 
 def test_channels_last_features_become_maps() -> None:

@@ -156,14 +156,13 @@ class Distiller(nn.Module):
     def _surroundings(self, train_labels: Int[Tensor, " samples"] | None) -> Surroundings:
         teacher_head, student_head = self._heads
         layer = self.teacher.module.get_submodule(teacher_head.path) if self.teacher and teacher_head else None
-        weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+        weight = getattr(layer, "weight", None)
         return Surroundings(
             student_shapes=tuple(pair.student.shape for pair in self.pairs),
             teacher_shapes=tuple(pair.teacher.shape for pair in self.pairs),
             student_dim=student_head.dim if student_head else 0,
             teacher_dim=teacher_head.dim if teacher_head else 0,
             head_weight=weight.detach().flatten(1) if weight is not None else None,
-            head_bias=bias.detach() if bias is not None else None,
             labels=train_labels,
             num_samples=len(train_labels) if train_labels is not None else 0,
         )

@@ -144,10 +144,10 @@ class FeatureExtractor:
 def find_stages(model: nn.Module, images: Tensor, blocks: int = 4) -> list[Stage]:
     """The stages of a model, shallow to deep, found by one dry forward.
 
-    A stage is the last of the shallowest modules in the hierarchy whose outputs share a resolution. A model of constant
-    resolution (a vision transformer, say) is sampled at `blocks` evenly spaced blocks instead. Maps of a single
-    position are left out: they carry no attention. The model's modes, its statistics and the random state are left as
-    they were.
+    A stage is the last of the shallowest modules in the hierarchy whose outputs share a resolution; modules made of
+    others go before single layers (the last block, not the normalisation behind it). A model of constant resolution (a
+    vision transformer, say) is sampled at `blocks` evenly spaced blocks instead. Maps of a single position are left
+    out: they carry no attention. The model's modes, its statistics and the random state are left as they were.
 
     Args:
         images: [batch, 3, height, width]; only the shape matters.
@@ -156,8 +156,10 @@ def find_stages(model: nn.Module, images: Tensor, blocks: int = 4) -> list[Stage
     grids = list(dict.fromkeys((stage.height, stage.width) for stage in records))
     if len(grids) == 1:
         return _evenly_spaced(records, blocks)
+    blocks_of_modules = {path for path, module in model.named_modules() if any(True for _ in module.children())}
     stages = [
-        _last_of_shallowest([stage for stage in records if (stage.height, stage.width) == grid]) for grid in grids
+        _last_of_shallowest([stage for stage in records if (stage.height, stage.width) == grid], blocks_of_modules)
+        for grid in grids
     ]
     order = {stage.path: position for position, stage in enumerate(records)}
     return sorted(stages, key=lambda stage: (-stage.height * stage.width, order[stage.path]))
@@ -283,20 +285,21 @@ def _fits(rows: int, columns: int, height: int, width: int) -> bool:
     )
 
 
-def _last_of_shallowest(stages: Sequence[Stage]) -> Stage:
+def _last_of_shallowest(stages: Sequence[Stage], blocks: set[str]) -> Stage:
     depth = min(stage.path.count(".") for stage in stages)
-    return [stage for stage in stages if stage.path.count(".") == depth][-1]
+    shallow = [stage for stage in stages if stage.path.count(".") == depth]
+    return [stage for stage in shallow if stage.path in blocks or not any(s.path in blocks for s in shallow)][-1]
 
 
 def _evenly_spaced(records: Sequence[Stage], count: int) -> list[Stage]:
     """`count` of the network's blocks, evenly spaced and ending with the last.
 
-    The blocks are the longest chain of numbered siblings (blocks.0, blocks.1, ...), of equally long ones the shallowest.
+    The blocks are the longest chain of numbered siblings (blocks.0, blocks.1, ...), the shallowest of equally long ones.
     """
     chains: dict[str, list[Stage]] = {}
     for stage in records:
         parent, _, name = stage.path.rpartition(".")
-        if name.isdigit():
+        if name[-1].isdigit():
             chains.setdefault(parent, []).append(stage)
     longest = max(chains.values(), key=lambda chain: (len(chain), -chain[0].path.count(".")), default=list(records))
     count = min(count, len(longest))

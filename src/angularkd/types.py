@@ -63,7 +63,7 @@ class Surroundings:
 
     student_shapes, teacher_shapes: (channels, height, width) of each paired stage.
     student_dim, teacher_dim: width of the embeddings, 0 where the model has no classification layer to look behind.
-    head_weight, head_bias: of the teacher's classification layer.
+    head_weight: of the teacher's classification layer, [classes, teacher_dim].
     labels: class of each row of the training split; num_samples: its length.
     """
 
@@ -72,7 +72,6 @@ class Surroundings:
     student_dim: int = 0
     teacher_dim: int = 0
     head_weight: Tensor | None = None
-    head_bias: Tensor | None = None
     labels: Int[Tensor, " samples"] | None = None
     num_samples: int = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import statistics
 from collections.abc import Callable
@@ -9,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 
 from angularkd.errors import InputError
@@ -17,7 +17,6 @@ from angularkd.losses.logit import DIST, NKD, CrossEntropy, DecoupledKD, HintonK
 
 Rows = list[list[float]]
 HALVES = (torch.bfloat16, torch.float16)
-REFUSED = (InputError, TypeCheckError)  # where a test run checks the shapes of signatures, that check comes first
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -97,6 +96,11 @@ def build(name: str, **options: Any) -> nn.Module:
 def evaluate(loss: nn.Module, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     with_labels = isinstance(loss, DecoupledKD | NKD)
     return loss(student, teacher, labels) if with_labels else loss(student, teacher)
+
+
+def bare(loss: nn.Module, *inputs: Any) -> Tensor:
+    """`forward` without the check of its signature's shapes, which users do not have and tests may."""
+    return inspect.unwrap(type(loss).forward)(loss, *inputs)
 
 
 def example(batch: int = 5, classes: int = 7, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -284,16 +288,17 @@ def test_cross_entropy_gradients() -> None:
 def test_labels_of_neither_kind_are_refused() -> None:
     student, _, labels = example()
     for wrong in (nn.functional.one_hot(labels, 7), labels.double()):
-        with pytest.raises(REFUSED, match=r"convert one-hot vectors to a float type|labels"):
-            CrossEntropy()(student, wrong)
+        with pytest.raises(InputError, match="convert one-hot vectors to a float type"):
+            bare(CrossEntropy(), student, wrong)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("shape", [(5, 8), (5, 1), (4, 7)], ids=str)
 def test_logits_of_unequal_shapes_are_refused(name: str, shape: tuple[int, int]) -> None:
     student, _, labels = example()
-    with pytest.raises(REFUSED, match=r"the student's logits are \[5, 7\] and the teacher's|teacher_logits"):
-        evaluate(build(name), student, torch.zeros(shape, dtype=torch.float64), labels)
+    inputs = [student, torch.zeros(shape, dtype=torch.float64), *([labels] if name in ("dkd", "nkd") else [])]
+    with pytest.raises(InputError, match=r"the student's logits are \[5, 7\] and the teacher's \["):
+        bare(build(name), *inputs)
 
 
 @pytest.mark.parametrize("loss", [DecoupledKD(), NKD()], ids=["DKD", "NKD"])

@@ -75,7 +75,7 @@ LOSSES: dict[str, Loss] = {
     "review": Loss(ReviewKD, FEATURES, "ReviewKD: fused stages at several scales", SHAPES),
     "afd": Loss(AttentionLinks, FEATURES, "attention-based feature matching of all stages with all", SHAPES),
     "mgd": Loss(MaskedGeneration, FEATURES, "masked generative distillation", SHAPES),
-    "srrl": Loss(SoftmaxRegression, EMBEDDINGS, "softmax regression through the teacher's classifier", (*DIMS, "head_weight", "head_bias")),
+    "srrl": Loss(SoftmaxRegression, EMBEDDINGS, "softmax regression through the teacher's classifier", (*DIMS, "head_weight")),
     "sp": Loss(SimilarityPreserving, FEATURES, "similarity-preserving: which samples activate alike"),
     "cc": Loss(CorrelationCongruence, EMBEDDINGS, "correlation congruence between samples", DIMS),
     "pkt": Loss(ProbabilisticKnowledgeTransfer, EMBEDDINGS, "probabilistic knowledge transfer"),

@@ -43,6 +43,20 @@ def power_map(features: Array, power: float = 2.0) -> Array:
     return out
 
 
+def context(student: Array, teacher: Array, levels: tuple[int, ...] = (4, 2, 1)) -> float:
+    """ReviewKD's hierarchical context loss of one stage."""
+    student, teacher = match(student, teacher)
+    height, width = student.shape[2:]
+    total, weights, weight = float(((student - teacher) ** 2).mean()), 1.0, 1.0
+    for level in levels:
+        if level < max(height, width):
+            size = (min(level, height), min(level, width))
+            weight /= 2
+            weights += weight
+            total += weight * float(((pool(student, *size) - pool(teacher, *size)) ** 2).mean())
+    return total / weights
+
+
 def unit(values: Array) -> Array:
     """Each sample divided by its Euclidean norm."""
     return np.stack([sample / math.sqrt(float((sample**2).sum())) for sample in values])
@@ -58,7 +72,7 @@ def convolve(features: Array, layer: nn.Conv2d) -> Array:
         for c in range(out.shape[1]):
             for h, w in positions(out):
                 patch = padded[b, :, h : h + weight.shape[2], w : w + weight.shape[3]]
-                out[b, c, h, w] = (patch * weight[c]).sum() + (0 if layer.bias is None else float(layer.bias[c]))
+                out[b, c, h, w] = (patch * weight[c]).sum() + (0 if layer.bias is None else layer.bias[c].item())
     return out
 
 
@@ -75,7 +89,7 @@ def normalise_batch(values: Array, layer: nn.BatchNorm1d | nn.BatchNorm2d) -> Ar
         channel = values[:, c]
         variance = float(((channel - channel.mean()) ** 2).mean())
         scaled = (channel - channel.mean()) / math.sqrt(variance + layer.eps)
-        out[:, c] = scaled * float(layer.weight[c]) + float(layer.bias[c])
+        out[:, c] = scaled * layer.weight[c].item() + layer.bias[c].item()
     return out
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from angularkd.errors import InputError
 
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -69,3 +72,11 @@ def assert_permutation_invariant(loss: nn.Module, student: Sequence[Tensor], tea
     torch.testing.assert_close(shuffled, loss(student, teacher), rtol=1e-12, atol=1e-14)
     with pytest.raises(AssertionError):  # the pairing of the samples matters: the permutation above changed something
         torch.testing.assert_close(loss([stage[order] for stage in student], teacher), loss(student, teacher))
+
+
+def assert_refused(call: Callable[[], Any], message: str) -> None:
+    """The call raises InputError with this message, or one that contains it, on one line."""
+    with pytest.raises(InputError) as refusal:
+        call()
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)

@@ -1,0 +1,115 @@
+"""Factor transfer: teacher and student summarise their features, and the summaries agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from angularkd.attention import PowerMap
+from angularkd.errors import InputError
+from angularkd.losses.feature import stage_pairs, unit_maps
+from angularkd.losses.projected import GIVE_SHAPES, Shapes, matched_pairs, project, stage_channels
+
+
+class FactorTransfer(nn.Module):
+    """Factor transfer: the student's factors, of unit length, approach the teacher's, summed over the stages.
+
+        L_stage = mean over batch and entries of |unit(F_student) - unit(F_teacher)| ** exponent
+
+    Without a rate a factor is the power map of a stage, F = sum_c |A_c| ** power, and unit(F) divides by its Euclidean
+    norm over the positions of one sample: nothing is learned. With a rate, as in the paper, the factors have rate *
+    teacher's channels: a translator (three 3 x 3 convolutions) makes the student's; a paraphraser, an autoencoder of
+    the teacher's features, makes the teacher's; unit acts over channels and positions, and the loss of a stage grows by
+
+        reconstruction_weight * mean |paraphrased(A_teacher) - A_teacher|
+
+    which trains the paraphraser and nothing else.
+
+    Args:
+        student_shapes, teacher_shapes: (channels, height, width) of each stage; needed with a rate, ignored without.
+        rate: k, the factors' share of the teacher's channels (the paper's is 0.5), or None to learn nothing.
+        power: exponent of the power map, without a rate.
+        exponent: p of the distance.
+        reconstruction_weight: of the paraphraser's own loss, with a rate.
+
+    `forward` takes two equally long sequences of [batch, channel, height, width] (without a rate also power maps
+    [batch, height, width]) and returns a scalar >= 0. Where the sizes differ the larger features, or maps, are
+    average-pooled to the smaller. The teacher's side carries no gradient, and the factors of the paraphraser none from
+    the student's distance.
+
+    Raises InputError, naming the stage, for sequences of unequal length, unequal batches, maps of a single position
+    (without a rate), a rate that leaves no channel or comes without shapes.
+
+    Paper: Kim, Park & Kwak, arXiv 1802.04977. The variant without a rate is the field's, and the default. Departures
+    with a rate: the paraphraser trains beside the student, where the paper trains it before; its reconstruction is
+    measured by the mean absolute error of the published code, where the paper has a squared one.
+    """
+
+    def __init__(
+        self,
+        student_shapes: Shapes | None = None,
+        teacher_shapes: Shapes | None = None,
+        rate: float | None = None,
+        power: float = 2.0,
+        exponent: float = 1.0,
+        reconstruction_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not exponent >= 1:
+            raise InputError(f"exponent must be at least 1 for a finite gradient at zero, got {exponent}: use 1")
+        self.rate = rate
+        self.exponent = exponent
+        self.reconstruction_weight = reconstruction_weight
+        self.power_map = PowerMap(power)
+        self.reduction = self.power_map if rate is None else None
+        if rate is not None:
+            self._build(rate, student_shapes, teacher_shapes)
+
+    def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
+        if self.rate is None:
+            pairs = stage_pairs("factor transfer", student_features, teacher_features, maps=True)
+            units = [unit_maps(i, s, t, self.power_map) for i, (s, t) in enumerate(pairs)]
+            return torch.stack([self._distance(s, t) for s, t in units]).sum()
+        pairs = matched_pairs("factor transfer", self.translators, student_features, teacher_features)
+        return torch.stack([self._learned(i, s, t) for i, (s, t) in enumerate(pairs)]).sum()
+
+    def _build(self, rate: float, student_shapes: Shapes | None, teacher_shapes: Shapes | None) -> None:
+        if student_shapes is None or teacher_shapes is None:
+            raise InputError(f"factor transfer with a rate learns translators: {GIVE_SHAPES}")
+        channels = stage_channels(student_shapes, teacher_shapes)
+        factors = [round(rate * teacher) for _, teacher in channels]
+        if not all(0 < kept <= teacher for kept, (_, teacher) in zip(factors, channels, strict=True)):
+            raise InputError(
+                f"rate {rate} leaves {factors} channels of the teacher's: it must leave some and at most all"
+            )
+        self.translators = nn.ModuleList(_encoder(s, kept) for (s, _), kept in zip(channels, factors, strict=True))
+        self.paraphrasers = nn.ModuleList(_encoder(t, kept) for (_, t), kept in zip(channels, factors, strict=True))
+        self.decoders = nn.ModuleList(_decoder(kept, t) for (_, t), kept in zip(channels, factors, strict=True))
+
+    def _learned(self, index: int, student: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
+        translated = project(index, self.translators[index], student)
+        factor = project(index, self.paraphrasers[index], teacher)
+        rebuilt = project(index, self.decoders[index], factor)
+        distance = self._distance(_unit(translated), _unit(factor.detach()))
+        return distance + self.reconstruction_weight * F.l1_loss(rebuilt, teacher.to(rebuilt.dtype))
+
+    def _distance(self, student: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
+        return (student - teacher).abs().pow(self.exponent).mean()
+
+
+def _unit(features: Tensor) -> Float[Tensor, "batch entries"]:
+    return F.normalize(features.flatten(1))
+
+
+def _encoder(channels: int, factors: int) -> nn.Sequential:
+    steps = ((channels, channels), (channels, factors), (factors, factors))
+    return nn.Sequential(*(layer for a, b in steps for layer in (nn.Conv2d(a, b, 3, padding=1), nn.LeakyReLU(0.1))))
+
+
+def _decoder(factors: int, channels: int) -> nn.Sequential:
+    steps = ((factors, factors), (factors, channels), (channels, channels))
+    return nn.Sequential(*(layer for a, b in steps for layer in (nn.Conv2d(a, b, 3, padding=1), nn.LeakyReLU(0.1))))
