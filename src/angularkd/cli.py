@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -60,7 +61,8 @@ def parse(kind: type[C], command: str, arguments: list[str]) -> C:
     if options:
         required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
         default = kind.model_construct(**{**required, **options})
-    parsed = tyro.cli(kind, prog=f"angularkd {command}", args=arguments, default=default)
+    about = f"{inspect.getdoc(kind)} --config FILE reads these options from YAML; flags lie on top."
+    parsed = tyro.cli(kind, prog=f"angularkd {command}", description=about, args=arguments, default=default)
     given = {name: getattr(parsed, name) for name in kind.model_fields}
     if losses and not given["loss"]:
         given["loss"] = losses

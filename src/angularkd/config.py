@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import Positional, UseAppendAction, arg
 
 from angularkd.errors import InputError, nearest
 
 DEFAULT_LOSSES = {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4.0}, "amd": 5000.0}
 """The objective of `distill` when none is given. The weights of ce and kd and the temperature are the field's usual ones; that of
 amd is ours (docs/results.md shows others)."""
+
+Spec = Annotated[str, arg(metavar="SPEC")]
 
 
 class Config(BaseModel):
@@ -67,7 +69,7 @@ class Config(BaseModel):
 class DataOptions(Config):
     """Which images, at which size, split how."""
 
-    data: Positional[str]
+    data: Annotated[Positional[str], arg(metavar="DATA")]
     """Images: a folder of class folders, digits, cifar10:DIR, cifar100:DIR or parquet:DIR."""
     image_size: int | tuple[int, int] | None = None
     """Height and width in pixels that images are brought to (one number: a square). Default: their own size where all have the same,
@@ -136,7 +138,7 @@ class Recipe(DataOptions):
 class TrainConfig(Recipe):
     """Train or fine-tune a classifier: a teacher, or a baseline."""
 
-    model: str
+    model: Spec
     """What to train: cifar/NAME, timm/NAME, torchvision/NAME, a run's folder or FILE.py:CALLABLE."""
     weights: str | None = None
     """File of weights to start from (safetensors, or a PyTorch checkpoint)."""
@@ -152,9 +154,9 @@ class TrainConfig(Recipe):
 class DistillConfig(Recipe):
     """Distil a teacher into a student."""
 
-    teacher: str
+    teacher: Spec
     """The frozen teacher: cifar/NAME, timm/NAME, torchvision/NAME, a run's folder or FILE.py:CALLABLE."""
-    student: str
+    student: Spec
     """The student to train, in the same words."""
     teacher_weights: str | None = None
     """File of the teacher's weights (safetensors, or a PyTorch checkpoint)."""
@@ -187,7 +189,7 @@ class DistillConfig(Recipe):
 class EvaluateConfig(DataOptions):
     """Measure a model, or a student beside its teacher."""
 
-    model: str
+    model: Spec
     """What to measure: cifar/NAME, timm/NAME, torchvision/NAME, a run's folder or FILE.py:CALLABLE."""
     weights: str | None = None
     """File of its weights (safetensors, or a PyTorch checkpoint)."""
