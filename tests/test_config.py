@@ -49,7 +49,11 @@ def test_the_default_objective_is_valid_and_written_out() -> None:
 
 
 def test_texts_of_losses_survive_a_round_trip() -> None:
-    losses = {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4.0}, "review": {"weight": 5, "levels": [4, 2], "mid_channels": 8}}
+    losses = {
+        "ce": 0.1,
+        "kd": {"weight": 0.9, "temperature": 4.0},
+        "review": {"weight": 5, "levels": [4, 2], "mid_channels": 8},
+    }
     assert parse_losses(format_losses(losses)) == losses
 
 

@@ -72,8 +72,8 @@ class DataOptions(Config):
     data: Annotated[Positional[str], arg(metavar="DATA")]
     """Images: a folder of class folders, digits, cifar10:DIR, cifar100:DIR or parquet:DIR."""
     image_size: int | tuple[int, int] | None = None
-    """Height and width in pixels that images are brought to (one number: a square). Default: their own size where all have the same,
-    else the size that the model was made for."""
+    """Height and width in pixels that images are brought to (one number: a square). Default: the size that the models
+    were trained on, else the images' own where all are alike, else 32 for cifar/ models and 224 for others."""
     val_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of the training images held out for validation, where the data has no validation split of its own."""
     split_seed: int = Field(0, ge=0)

@@ -348,6 +348,38 @@ def test_information_starts_with_the_variance_asked_for() -> None:
     assert loss.regressors[0][0].out_channels == 7
 
 
+def layers(module: nn.Module) -> str:
+    """The layers in order: c3/c1 for a convolution of that size (c1- without bias), fc, bn, and activations."""
+    names = []
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            names.append(f"c{layer.kernel_size[0]}{'-' if layer.bias is None else ''}")
+        elif isinstance(layer, nn.Linear):
+            names.append("fc" if layer.bias is not None else "fc-")
+        elif not isinstance(layer, nn.Sequential):
+            names.append({"BatchNorm1d": "bn", "BatchNorm2d": "bn", "Identity": "id"}.get(*[type(layer).__name__] * 2))
+    return " ".join(names)
+
+
+def test_the_learned_layers_are_those_of_the_papers() -> None:
+    loss = {name: build(STUDENT, TEACHER) for name, build in BUILDS.items()}
+    factor = "c3 LeakyReLU c3 LeakyReLU c3 LeakyReLU"
+    assert layers(loss["ab"].projectors[0]) == layers(loss["ofd"].connectors[0]) == "c1- bn"
+    assert layers(loss["fitnet"].regressors[0]) == layers(loss["mgd"].aligners[0]) == "c1"
+    assert layers(loss["mgd"].generators[0]) == "c3 ReLU c3"
+    assert layers(loss["vid"].regressors[0]) == "c1- ReLU c1- ReLU c1-"
+    for module in (loss["factor"].translators[0], loss["factor"].paraphrasers[0], loss["factor"].decoders[0]):
+        assert layers(module) == factor
+    assert layers(loss["reviewkd"].fusions[0].reduce) == "c1- bn"
+    assert layers(loss["reviewkd"].fusions[0].gate) == "c1"
+    assert layers(loss["reviewkd"].fusions[0].expand) == "c3- bn"
+    assert loss["reviewkd"].fusions[1].gate is None
+    assert loss["reviewkd"].fusions[0].reduce[0].out_channels == 2
+    assert layers(loss["afd"].queries[0]) == layers(loss["afd"].bilinear) == "fc bn"
+    assert layers(loss["afd"].keys[0]) == "fc bn ReLU"
+    assert layers(regression().connector) == "fc- bn ReLU"
+
+
 def test_projectors_stand_only_where_they_are_needed() -> None:
     mixed = ([(3, 4, 4), (2, 2, 2)], [(3, 4, 4), (4, 2, 2)])
     kinds = [type(regressor) for regressor in FitNet(*mixed).regressors]

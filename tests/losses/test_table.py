@@ -13,7 +13,7 @@ from angularkd.models import cifar
 from angularkd.types import Signals, Surroundings
 
 SIGNALS = {*FEATURES, *EMBEDDINGS, *LOGITS, "labels", "indices"}
-EQUAL_CHANNELS = {"fsp"}
+EQUAL_CHANNELS = {"fsp", "hcl"}
 OPTIONS = {"crd": {"num_negatives": 20}, "amd": {"grid": 2}}
 
 

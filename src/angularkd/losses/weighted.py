@@ -14,7 +14,7 @@ from angularkd.losses.angular import AMDLoss
 from angularkd.losses.boundary import ActivationBoundaries, FeatureOverhaul
 from angularkd.losses.contrastive import CRD
 from angularkd.losses.factor import FactorTransfer
-from angularkd.losses.feature import AttentionTransfer, NeuronSelectivityTransfer, SolutionFlow
+from angularkd.losses.feature import AttentionTransfer, HierarchicalContext, NeuronSelectivityTransfer, SolutionFlow
 from angularkd.losses.linked import AttentionLinks, ReviewKD
 from angularkd.losses.logit import DIST, NKD, CrossEntropy, DecoupledKD, HintonKD
 from angularkd.losses.projected import FitNet, MaskedGeneration, SoftmaxRegression, VariationalInformation
@@ -67,6 +67,7 @@ LOSSES: dict[str, Loss] = {
     "at": Loss(AttentionTransfer, FEATURES, "attention transfer: normalised power maps"),
     "nst": Loss(NeuronSelectivityTransfer, FEATURES, "neuron selectivity: distribution of the channels' maps"),
     "fsp": Loss(SolutionFlow, FEATURES, "flow of the solution: products of consecutive stages"),
+    "hcl": Loss(HierarchicalContext, FEATURES, "hierarchical context: features averaged over finer and coarser cells"),
     "fitnet": Loss(FitNet, FEATURES, "FitNets: the features themselves, through a regressor", SHAPES),
     "ab": Loss(ActivationBoundaries, FEATURES, "activation boundaries", SHAPES),
     "ofd": Loss(FeatureOverhaul, FEATURES, "overhaul of feature distillation: margin ReLU, partial L2", SHAPES),

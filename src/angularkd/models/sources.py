@@ -63,6 +63,7 @@ class Classifier:
     spec:          what was asked for; architecture: the SPEC that builds the bare module, where that is another.
     preprocessing: None when nothing is known of it: the images' own statistics are then used.
     classes: names in the order of the logits, where they are known.
+    image_size: (height, width) of the images that it was trained on, where that is known.
     """
 
     spec: str
@@ -72,6 +73,7 @@ class Classifier:
     classes: tuple[str, ...] | None = None
     pretrained: bool = False
     architecture: str = ""
+    image_size: tuple[int, int] | None = None
 
     @property
     def parameters(self) -> int:
@@ -178,7 +180,8 @@ def _from_timm(spec: str, name: str, num_classes: int, pretrained: bool) -> Clas
     preprocessing = (
         Preprocessing(tuple(wants["mean"]), tuple(wants["std"]), source="timm's own") if pretrained else None
     )
-    return Classifier(spec, module, module.num_classes, preprocessing, pretrained=pretrained)
+    size = tuple(wants["input_size"][-2:]) if pretrained else None
+    return Classifier(spec, module, module.num_classes, preprocessing, pretrained=pretrained, image_size=size)
 
 
 def _from_torchvision(spec: str, name: str, num_classes: int, pretrained: bool) -> Classifier:
@@ -196,7 +199,8 @@ def _from_torchvision(spec: str, name: str, num_classes: int, pretrained: bool) 
     wants = weights.transforms()
     preprocessing = Preprocessing(tuple(wants.mean), tuple(wants.std), source="torchvision's own")
     classes = tuple(weights.meta["categories"])
-    return Classifier(spec, module, len(classes), preprocessing, classes, pretrained=True)
+    size = (wants.crop_size[0], wants.crop_size[0])
+    return Classifier(spec, module, len(classes), preprocessing, classes, pretrained=True, image_size=size)
 
 
 def _from_file(spec: str, num_classes: int) -> nn.Module:
@@ -258,6 +262,7 @@ def _with_weights(classifier: Classifier, file: str, num_classes: int, new_head:
         num_classes=count,
         pretrained=True,
         preprocessing=_described_preprocessing(described) or classifier.preprocessing,
+        image_size=_described_size(described) or classifier.image_size,
         classes=tuple(classes) if isinstance(classes, list) and len(classes) == count else classifier.classes,
     )
 
@@ -279,6 +284,12 @@ def _described_preprocessing(described: Mapping[str, Any]) -> Preprocessing | No
     if not isinstance(wants, Mapping) or "mean" not in wants or "std" not in wants:
         return None
     return Preprocessing(tuple(wants["mean"]), tuple(wants["std"]), source="comes with the weights")
+
+
+def _described_size(described: Mapping[str, Any]) -> tuple[int, int] | None:
+    wants = described.get("input")
+    size = wants.get("size") if isinstance(wants, Mapping) else described.get("image_size")
+    return (int(size[-2]), int(size[-1])) if isinstance(size, list) and len(size) >= 2 else None
 
 
 def _download(spec: str, load: Callable[[], Any]) -> Any:

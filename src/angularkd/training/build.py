@@ -79,28 +79,21 @@ class Job:
 def build_distillation(config: DistillConfig) -> Job:
     """Everything that `distill` and `plan` need. Raises InputError before any image is decoded where that can be known."""
     terms = read_terms(config.losses)
-    dataset = open_dataset(config, config.student)
+    dataset = open_dataset(config)
     classes = len(dataset.classes)
     seed_everything(config.seed, verbose=False)
     student = open_classifier(
         config.student, classes, weights=config.student_weights, normalization=config.student_normalization
     )
     check_student(student, classes)
-    teacher = open_classifier(
-        config.teacher,
-        classes,
-        weights=config.teacher_weights,
-        normalization=config.teacher_normalization,
-        pretrained=True,
-    )
-    check_teacher(teacher)
+    teacher = _open_teacher(config, config.teacher, classes)
     check_classes(teacher.num_classes, classes, signals_of(terms))
     return _assemble(config, dataset, teacher, student, config.losses, config.pairs)
 
 
 def build_training(config: TrainConfig) -> Job:
     """Everything that `train` needs."""
-    dataset = open_dataset(config, config.model)
+    dataset = open_dataset(config)
     seed_everything(config.seed, verbose=False)
     model = open_classifier(
         config.model,
@@ -116,24 +109,15 @@ def build_training(config: TrainConfig) -> Job:
 
 def build_evaluation(config: EvaluateConfig) -> tuple[Fabric, Data, Classifier, Classifier | None]:
     """The model and perhaps its teacher, on the device, and the data to measure them on."""
-    dataset = open_dataset(config, config.model)
+    dataset = open_dataset(config)
     classes = len(dataset.classes)
     fabric = _fabric(config)
-    data = Data(dataset, _image_size(config, dataset, config.model), fabric.device)
     model = open_classifier(
         config.model, classes, weights=config.weights, normalization=config.normalization, pretrained=True
     )
     check_teacher(model, "model")
-    teacher = None
-    if config.teacher is not None:
-        teacher = open_classifier(
-            config.teacher,
-            classes,
-            weights=config.teacher_weights,
-            normalization=config.teacher_normalization,
-            pretrained=True,
-        )
-        check_teacher(teacher)
+    teacher = _open_teacher(config, config.teacher, classes) if config.teacher is not None else None
+    data = _sized(config, dataset, fabric, model, teacher)
     for role, classifier in (("model", model), ("teacher", teacher)):
         if classifier is not None and classifier.num_classes != classes:
             raise InputError(
@@ -151,10 +135,14 @@ def build_evaluation(config: EvaluateConfig) -> tuple[Fabric, Data, Classifier, 
     return fabric, data, model, teacher
 
 
-def open_dataset(config: DataOptions, model: str) -> DataSet:
+def open_dataset(config: DataOptions, image_size: tuple[int, int] | None = None) -> DataSet:
     """The data set of a configuration, its splits drawn, nothing decoded yet."""
-    size = _pair(config.image_size)
-    return open_data(config.data, val_fraction=config.val_fraction, split_seed=config.split_seed, image_size=size)
+    return open_data(
+        config.data,
+        val_fraction=config.val_fraction,
+        split_seed=config.split_seed,
+        image_size=image_size or _pair(config.image_size),
+    )
 
 
 def check_student(
@@ -206,12 +194,12 @@ def _assemble(
     pairs: str | None,
 ) -> Job:
     fabric = _fabric(config)
-    data = Data(dataset, _image_size(config, dataset, student.spec), fabric.device)
+    data = _sized(config, dataset, fabric, student, teacher)
     train = data.load("train")
     stats = channel_stats(train)
     student = with_preprocessing(student, stats)
     teacher = with_preprocessing(teacher, stats) if teacher is not None else None
-    augment = dataset.augment if config.augment is None else config.augment
+    augment = data.dataset.augment if config.augment is None else config.augment
     views = Views(augment, len(train), train.image_size, config.seed)
     batches = ResidentLoader(
         train,
@@ -259,6 +247,14 @@ def _assemble(
     )
 
 
+def _open_teacher(config: DistillConfig | EvaluateConfig, spec: str, classes: int) -> Classifier:
+    teacher = open_classifier(
+        spec, classes, weights=config.teacher_weights, normalization=config.teacher_normalization, pretrained=True
+    )
+    check_teacher(teacher)
+    return teacher
+
+
 def _place(module: nn.Module, fabric: Fabric) -> None:
     """Move to the device, with images and weights laid out channels last: the faster layout for convolutions."""
     module.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -282,12 +278,17 @@ def _fabric(config: DataOptions) -> Fabric:
     return Fabric(accelerator=config.device, devices=1, precision=config.precision)
 
 
-def _image_size(config: DataOptions, dataset: DataSet, model: str) -> tuple[int, int] | None:
-    """The size asked for; None, the images' own, where they look alike; else what the model was made for."""
-    size = _pair(config.image_size)
-    if size is not None or all(_alike(split) for split in (dataset.train, dataset.val, dataset.test)):
-        return size
-    return CIFAR_SIZE if model.startswith("cifar/") else PHOTOGRAPH_SIZE
+def _sized(
+    config: DataOptions, dataset: DataSet, fabric: Fabric, model: Classifier, teacher: Classifier | None
+) -> Data:
+    """The data at the size asked for, else at that which the models were trained on, else at the images' own where they
+    look alike, else at what such a model is made for."""
+    size = _pair(config.image_size) or model.image_size or (teacher.image_size if teacher is not None else None)
+    if size is None and not all(_alike(split) for split in (dataset.train, dataset.val, dataset.test)):
+        size = CIFAR_SIZE if model.spec.startswith("cifar/") else PHOTOGRAPH_SIZE
+    if size is not None and config.image_size is None:
+        dataset = open_dataset(config, size)
+    return Data(dataset, size, fabric.device)
 
 
 def _alike(split: Split, looks: int = 200) -> bool:
