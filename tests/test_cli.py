@@ -40,7 +40,12 @@ def test_the_readme_shows_every_command() -> None:
 
 
 @pytest.mark.parametrize("line", documented())
-def test_commands_of_the_readme_parse(line) -> None:
+def test_commands_of_the_readme_parse(line, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = DistillConfig.from_options(data="photos", teacher="runs/teacher", student="cifar/resnet20")
+    for file in re.findall(r"\S+\.yaml", line):
+        Path(file).parent.mkdir(parents=True)
+        Path(file).write_text(config.dump())
     _, command, *arguments = shlex.split(line, comments=True)
     assert command in cli.COMMANDS
     if command in KINDS:
@@ -77,6 +82,16 @@ def test_help_shows_every_option_with_its_meaning(capsys, command) -> None:
         (["train", "digits", "--model", "cifar/resnet8", "--device", "cuda"], "no CUDA device"),
         (["distill", "digits", "--teacher", "a", "--student", "b", "--loss", "amd"], "NAME=WEIGHT"),
         (["distill", "digits", "--teacher", "a", "--student", "b", "--loss", "adm=1"], "Did you mean 'amd'"),
+        (["distill", "digits", "--teacher", "a", "--student", "b", "--loss", "amd=-1"], "a number >= 0 as its weight"),
+        (["distill", "digits", "--teacher", "a", "--student", "b", "--loss", "amd=5,grdi=2"], "Did you mean 'grid'"),
+        (["train", "digits", "--model", "cifar/resnet8", "--epochs", "one"], "'one'"),
+        (["train", "digits", "--model", "cifar/resnet8", "--epochs", "2", "--warmup-epochs", "2"], "give fewer"),
+        (["train", "digits", "--model", "cifar/resnet8", "--batch-size", "1"], "at least 2 in training"),
+        (["train", "digits"], "model"),
+        (["train", "digits", "--model", "cifar/resnet8", "--precision", "16-mixed", "--device", "cpu"], "needs a GPU"),
+        (["train", "digits", "--model", "cifar/resnet8", "--out", "/proc/x/y"], "cannot be written to"),
+        (["evaluate", "digits", "--model", "a", "--json-file", "/proc/x.json"], "cannot be written to"),
+        (["train", "--config", "."], "no configuration file . to read"),
         (["train", "--config", "absent.yaml"], "no configuration file absent.yaml"),
         (["train", "--config"], "--config needs"),
         (["list"], "say what to list"),
@@ -87,17 +102,17 @@ def test_bad_input_is_told_in_one_line(capsys, tmp_path, monkeypatch, arguments,
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, *arguments)
     assert code == 2
-    assert message in " ".join(err.replace("│", " ").split())
-    if err.startswith("angularkd:"):
-        assert err.count("\n") == 1
-    assert "Traceback" not in err
+    assert message in err
+    assert err.startswith("angularkd:")
+    assert err.count("\n") == 1
+    assert "pydantic" not in err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_flag_gets_its_nearest(capsys) -> None:
     code, _, err = run(capsys, "train", "digits", "--model", "cifar/resnet8", "--epoch", "3")
     assert code == 2
-    assert "--epochs" in err
+    assert "has no flag --epoch. Did you mean '--epochs'" in err
 
 
 def test_an_unknown_key_in_a_file_gets_its_nearest(capsys, tmp_path) -> None:
@@ -118,7 +133,7 @@ def test_the_installed_command_works_and_prints_a_line_an_epoch_to_a_file(tmp_pa
     command = [
         sys.executable,
         "-m",
-        "angularkd.cli",
+        "angularkd",
         "train",
         "digits",
         "--model",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -136,7 +137,8 @@ def test_the_written_configuration_repeats_the_run(run, tmp_path) -> None:
     config = yaml.safe_load((run.folder / "config.yaml").read_text())
     assert config["lr"] == 0.1
     assert config["image_size"] == [8, 8]
-    again = angularkd.distill(**{**config, "out": str(tmp_path / "again")})
+    assert "out" not in config
+    again = angularkd.distill(**config, out=str(tmp_path / "again"))
     assert same(weights(again.folder), weights(run.folder))
 
 
@@ -264,3 +266,71 @@ def test_half_precision_trains(teacher, tmp_path) -> None:
     done = angularkd.distill(**options(teacher, tmp_path / "bf16", precision="bf16-mixed", epochs=2))
     assert done.results["metrics"]["last epoch"]["accuracy"] > 0.5
     assert all(value.dtype != torch.bfloat16 for value in weights(done.folder).values())
+
+
+def test_a_run_without_a_checkpoint_is_resumed_with_the_same_options_only(teacher, tmp_path, monkeypatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progressor, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            angularkd.distill(**options(teacher, tmp_path / "run", epochs=1))
+    before = (tmp_path / "run/config.yaml").read_text()
+    with pytest.raises(InputError, match="started with other options"):
+        angularkd.train(**SMALL, model="cifar/resnet8", epochs=1, out=str(tmp_path / "run"), resume=True)
+    with pytest.raises(InputError, match="started with other options"):
+        angularkd.distill(**options(teacher, tmp_path / "run", epochs=2), resume=True)
+    assert (tmp_path / "run/config.yaml").read_text() == before
+    assert angularkd.distill(**options(teacher, tmp_path / "run", epochs=1), resume=True).results["epochs"] == 1
+
+
+def folder_of_images(root: Path, counts: dict[str, int], size: int = 12) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = torch.randint(0, 256, (size, size, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(root / name / f"{i}.png")
+    return root
+
+
+def test_a_broken_test_image_is_found_before_training(tmp_path) -> None:
+    data = tmp_path / "data"
+    folder_of_images(data / "train", {"a": 20, "b": 20})
+    folder_of_images(data / "test", {"a": 3, "b": 3})
+    broken = data / "test/b/1.png"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"cannot decode .*test/b/1\.png"):
+        angularkd.train(data=str(data), model="cifar/resnet8", epochs=1, out=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_the_same_classes_in_another_order_is_refused(run, tmp_path) -> None:
+    metadata = read_metadata(run.folder / "student.safetensors")
+    model = cifar.create("resnet8", 10)
+    save_weights(tmp_path / "student.safetensors", model, {**metadata, "classes": metadata["classes"][::-1]})
+    with pytest.raises(InputError, match=r"same classes in another order \(9, 8, 7"):
+        angularkd.evaluate(data="digits", model=str(tmp_path))
+
+
+def test_a_model_of_ones_own_must_give_logits(tmp_path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\ndef build():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 7))\n"
+    )
+    base = {**SMALL, "model": f"{file}:build", "out": str(tmp_path / "run")}
+    with pytest.raises(InputError, match=r"gives \[2, 7\] for a batch of 2 images, not logits \[2, 10\]"):
+        angularkd.train(**base)
+    with pytest.raises(InputError, match="cannot take images of 9x9"):
+        angularkd.train(**{**base, "image_size": 9})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_model_is_tuned_for_other_classes_with_a_new_head(teacher, tmp_path) -> None:
+    data = folder_of_images(tmp_path / "data", {"a": 30, "b": 30}, size=8)
+    base = {"data": str(data), "model": str(teacher), "epochs": 1, "batch_size": 16, "out": str(tmp_path / "run")}
+    with pytest.raises(InputError, match="add --new-head"):
+        angularkd.train(**base)
+    done = angularkd.train(**base, new_head=True)
+    assert read_metadata(done.folder / "student.safetensors")["classes"] == ["a", "b"]

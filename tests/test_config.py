@@ -50,6 +50,9 @@ def test_the_default_objective_is_valid_and_written_out() -> None:
 
 def test_texts_of_losses_survive_a_round_trip() -> None:
     losses = {
+        "sp": 1e-5,
+        "at": {"weight": 1, "squared": False},
+        "dist": {"weight": 1, "eps": 1e-8},
         "ce": 0.1,
         "kd": {"weight": 0.9, "temperature": 4.0},
         "review": {"weight": 5, "levels": [4, 2], "mid_channels": 8},
@@ -57,9 +60,23 @@ def test_texts_of_losses_survive_a_round_trip() -> None:
     assert parse_losses(format_losses(losses)) == losses
 
 
+def test_numbers_are_read_as_python_reads_them() -> None:
+    read = parse_losses(["amd=1e4,grid=null,margin=1.2,eps=1e-6", "kd=2,standardise=true"])
+    assert read == {
+        "amd": {"weight": 1e4, "grid": None, "margin": 1.2, "eps": 1e-6},
+        "kd": {"weight": 2, "standardise": True},
+    }
+
+
+def test_paths_and_single_losses_are_taken_from_python(tmp_path) -> None:
+    config = DistillConfig.from_options(**{**REQUIRED, "data": tmp_path}, out=tmp_path, loss="ce=1")
+    assert (config.data, config.out, config.losses) == (str(tmp_path), str(tmp_path), {"ce": 1})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"loss": 5}, "losses are a mapping"),
         ({"epoch": 3}, r"unknown option 'epoch'\. Did you mean 'epochs'"),
         ({"epochs": 0}, "epochs: .*greater than 0, got 0"),
         ({"epochs": "many"}, "epochs: .*got 'many'"),

@@ -209,9 +209,12 @@ def test_nothing_is_kept_outside_of_a_call() -> None:
 def test_stages_at_named_modules() -> None:
     model = cifar.create("resnet8", 10)
     assert [s.path for s in stages_at(model, ["layer3", "layer1"], images())] == ["layer3", "layer1"]
-    with pytest.raises(InputError, match=r"no module 'layer4'\. Did you mean 'layer\d'"):
+    with pytest.raises(
+        InputError,
+        match=r"the model, a ResNet, has no module 'layer4'\. Did you mean 'layer\d'.*At its top are: conv1, bn1",
+    ):
         stages_at(model, ["layer4"], images())
-    with pytest.raises(InputError, match="'linear' gives no single feature map"):
+    with pytest.raises(InputError, match="'linear' of the model gives no single feature map"):
         stages_at(model, ["linear"], images())
     with pytest.raises(InputError, match="1x1 map"):
         stages_at(model, ["layer3"], images(4, 4))

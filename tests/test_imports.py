@@ -12,24 +12,37 @@ import pytest
 import angularkd
 
 PACKAGE = Path(angularkd.__file__).parent
-LEAVES = {"errors", "types", "files"}
 MAY_IMPORT = {
     "errors": set(),
+    "modes": set(),
     "files": set(),
     "types": set(),
     "config": {"errors"},
     "data": {"types", "errors"},
     "models": {"errors", "files"},
     "attention": {"types", "errors"},
-    "features": {"types", "errors"},
+    "features": {"types", "errors", "modes"},
     "pairing": {"features", "types", "errors"},
     "losses": {"attention", "types", "errors"},
     "distiller": {"features", "pairing", "losses", "types", "errors"},
-    "training": {"config", "data", "models", "features", "pairing", "losses", "distiller", "types", "errors", "files"},
+    "training": {
+        "config",
+        "data",
+        "models",
+        "features",
+        "pairing",
+        "losses",
+        "distiller",
+        "types",
+        "errors",
+        "files",
+        "modes",
+    },
     "show": {"training"},
     "listing": {"data", "losses", "models", "errors"},
     "commands": {"config", "models", "show", "training", "errors", "files"},
     "demo": {"commands", "config", "show", "training", "errors", "files"},
+    "__main__": {"cli"},
     "cli": {"config", "commands", "demo", "listing", "errors", ""},
     "": {"commands", "distiller", "losses", "errors"},
 }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -49,12 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         _stop(f"angularkd: {' '.join(str(error).split())}", 2)
     except KeyboardInterrupt:
-        _stop("angularkd: interrupted; a training run goes on from its last checkpoint with --resume", 130)
+        goes_on = "; if an epoch was done, it goes on with --resume" if arguments[0] in ("train", "distill") else ""
+        _stop(f"angularkd: interrupted{goes_on}", 130)
 
 
 def parse(kind: type[C], command: str, arguments: list[str]) -> C:
     """A configuration from flags, on top of the YAML file that --config names."""
     arguments, file = _take_config(arguments)
+    _check_flags(kind, command, arguments)
     options = kind.load(file) if file is not None else {}
     losses = options.pop("loss", ())
     default: Any = None
@@ -62,11 +67,43 @@ def parse(kind: type[C], command: str, arguments: list[str]) -> C:
         required = {name: tyro.MISSING for name, field in kind.model_fields.items() if field.is_required()}
         default = kind.model_construct(**{**required, **options})
     about = f"{inspect.getdoc(kind)} --config FILE reads these options from YAML; flags lie on top."
-    parsed = tyro.cli(kind, prog=f"angularkd {command}", description=about, args=arguments, default=default)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed = tyro.cli(kind, prog=f"angularkd {command}", description=about, args=arguments, default=default)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise InputError(f"{_in_one_line(complaint.getvalue())} See: angularkd {command} --help") from None
     given = {name: getattr(parsed, name) for name in kind.model_fields}
     if losses and not given["loss"]:
         given["loss"] = losses
     return kind.from_options(**given)
+
+
+def _check_flags(kind: type[Config], command: str, arguments: Sequence[str]) -> None:
+    """Raises InputError for a flag that the command does not have, with the nearest that it has."""
+    flags = {"--help"}
+    for name, field in kind.model_fields.items():
+        flag = name.replace("_", "-")
+        flags |= {f"--{flag}", f"--no-{flag}"} if field.annotation is bool else {f"--{flag}"}
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
+        if argument.startswith("--") and flag not in flags:
+            known = nearest(flag, flags)
+            raise InputError(f"angularkd {command} has no flag {flag}.{known} See: angularkd {command} --help")
+
+
+def _in_one_line(complaint: str) -> str:
+    """The first sentence of a boxed complaint: its lines up to the rule, without the frame."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in complaint.splitlines()]
+    body = lines[1:]
+    text = " ".join(body[: next((i for i, line in enumerate(body) if not line), len(body))])
+    text = re.sub(
+        r"\[type=[^\]]*\]|For further information visit \S+|Error parsing \w+: \d+ validation errors? for \w+", "", text
+    )
+    text = " ".join(text.split()).replace("Value error, ", "")
+    return text if text.endswith(".") else f"{text}."
 
 
 def _take_config(arguments: list[str]) -> tuple[list[str], str | None]:
@@ -136,8 +173,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 def _console() -> Any:
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    terminal = Console(markup=False)  # brackets in a path or a class's name are no markup
+    return terminal if terminal.is_terminal else Console(width=160, markup=False)
 
 
 def _stop(message: str, code: int) -> NoReturn:

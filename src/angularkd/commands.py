@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
-from angularkd.config import Config, DistillConfig, EvaluateConfig, Recipe, TrainConfig
+from angularkd.config import DistillConfig, EvaluateConfig, Recipe, TrainConfig
 from angularkd.errors import InputError
 from angularkd.files import write_json, write_json_lines, write_text
 from angularkd.models.sources import STUDENT_FILE
@@ -27,8 +29,8 @@ from angularkd.training.progress import Progressor
 
 LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.safetensors"
-REPEATABLE = ("out", "resume", "device")
-"""Options that may differ between a run and its resumption."""
+MAY_DIFFER = ("out", "resume", "device")
+"""Options in which a run and its resumption may differ."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,14 @@ def evaluate(**options: Any) -> dict[str, Any]:
 
 def run_training(config: TrainConfig, console: Console | None = None) -> Run:
     """`train` with a checked configuration; what happens is told to the console."""
-    folder = _folder_of(config, _default_folder(config.model, config.seed))
+    folder = _folder_of(config, _default_folder(config.model, config))
     return _run(folder, build_training(config), console or Console(quiet=True))
 
 
 def run_distillation(config: DistillConfig, console: Console | None = None) -> Run:
     """`distill` with a checked configuration; what happens is told to the console."""
     name = f"{_short(config.student)}-from-{_short(config.teacher)}"
-    folder = _folder_of(config, _default_folder(name, config.seed))
+    folder = _folder_of(config, _default_folder(name, config))
     return _run(folder, build_distillation(config), console or Console(quiet=True))
 
 
@@ -81,6 +83,8 @@ def run_plan(config: DistillConfig, console: Console | None = None) -> Plan:
 
 def run_evaluation(config: EvaluateConfig, console: Console | None = None) -> dict[str, Any]:
     """`evaluate` with a checked configuration, shown on the console."""
+    if config.json_file is not None:
+        check_writable(Path(config.json_file).parent, "--json-file")
     fabric, data, model, teacher = build_evaluation(config)
     batches = data.batches(config.split, config.batch_size)
     predict_teacher = predictor(fabric, teacher) if teacher is not None else None
@@ -114,11 +118,16 @@ def _run(folder: Path, job: Job, console: Console) -> Run:
         folder / LAST, job.distiller, job.optimizer, job.scheduler, job.fabric.strategy.precision, _identity(config)
     )
     resumed = config.resume and checkpointer.path.exists()
+    if config.resume and not resumed:
+        _check_same_run(config, folder)
     made = make_plan(job, config.epochs) if job.teacher is not None and not resumed else None
     state = checkpointer.load() if resumed else TrainingState()
     folder.mkdir(parents=True, exist_ok=True)
+    if made is None:
+        for note in job.data.dataset.notes:
+            console.print(f"note: {note}", soft_wrap=True)
     if not resumed:
-        write_text(folder / "config.yaml", config.model_copy(update={"out": str(folder), "resume": False}).dump())
+        write_text(folder / "config.yaml", config.dump())
     if made is not None:
         write_json(folder / "plan.json", made.as_dict())
         show_plan(made, console)
@@ -160,7 +169,7 @@ def _run(folder: Path, job: Job, console: Console) -> Run:
 
 def _final_results(folder: Path, job: Job, state: TrainingState, classes: int) -> dict[str, Any]:
     """The one look at the test split: the last epoch's student, the validation-selected one, and the teacher."""
-    batches = job.data.batches("test", job.batches.global_batch_size)
+    batches = job.test
     same_classes = job.teacher is not None and job.teacher.num_classes == classes
     predict_teacher = job.predict_teacher if same_classes else None
     last = {name: value.clone() for name, value in job.student.module.state_dict().items()}
@@ -180,6 +189,18 @@ def _final_results(folder: Path, job: Job, state: TrainingState, classes: int) -
     }
 
 
+def _check_same_run(config: Recipe, folder: Path) -> None:
+    """Raises InputError unless the folder's run, which left no checkpoint, was asked for with the same options."""
+    try:
+        stored = type(config).from_options(**yaml.safe_load((folder / "config.yaml").read_text()))
+    except (InputError, TypeError, yaml.YAMLError):
+        stored = None
+    if stored is None or _identity(stored) != _identity(config):
+        raise InputError(
+            f"the run in {folder} was started with other options: resume with the same, or give another --out"
+        )
+
+
 def _metadata(job: Job) -> dict[str, Any]:
     """What a student's file says of itself: enough to use it without this run's configuration."""
     assert job.student.preprocessing is not None
@@ -193,15 +214,19 @@ def _metadata(job: Job) -> dict[str, Any]:
     }
 
 
-def _identity(config: Config) -> dict[str, Any]:
-    return {key: value for key, value in config.model_dump(mode="json").items() if key not in REPEATABLE}
+def _identity(config: Recipe) -> dict[str, Any]:
+    options = {key: value for key, value in config.model_dump(mode="json").items() if key not in MAY_DIFFER}
+    return {
+        "command": type(config).__name__,
+        **options,
+        **({"loss": config.losses} if isinstance(config, DistillConfig) else {}),
+    }
 
 
 def _folder_of(config: Recipe, default: Path) -> Path:
     """The run's folder. Raises InputError when it holds a run and this is not its resumption, or the other way round."""
     folder = Path(config.out) if config.out is not None else default
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: give another folder with --out")
+    check_writable(folder, "--out")
     if folder.is_dir() and any(folder.iterdir()) and not config.resume:
         raise InputError(
             f"the folder {folder} exists and is not empty: give another with --out, or go on with --resume"
@@ -211,10 +236,21 @@ def _folder_of(config: Recipe, default: Path) -> Path:
     return folder
 
 
-def _default_folder(name: str, seed: int) -> Path:
-    return Path("runs") / f"{_short(name)}-seed{seed}"
+def check_writable(path: Path, flag: str) -> None:
+    """Raises InputError unless a folder at `path` exists or can be made, and can be written to."""
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError:
+        reason = "is a file" if there.is_file() else "cannot be written to"
+        raise InputError(f"{path} cannot hold results, for {there} {reason}: give another with {flag}") from None
+
+
+def _default_folder(name: str, config: Recipe) -> Path:
+    return Path("runs") / f"{_short(name)}-on-{_short(config.data)}-seed{config.seed}"
 
 
 def _short(spec: str) -> str:
     """A SPEC as part of a folder's name."""
-    return spec.rstrip("/").rpartition("/")[2].replace(".py:", "-").replace(":", "-")
+    return spec.rstrip("/").rpartition("/")[2].rpartition(":")[2]

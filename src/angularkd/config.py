@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from tyro.conf import Positional, UseAppendAction, arg
 
 from angularkd.errors import InputError, nearest
@@ -35,17 +37,17 @@ class Config(BaseModel):
                     f"unknown option '{name}'.{nearest(name, cls.model_fields)} The valid ones are: {valid}"
                 )
         try:
-            return cls(**options)
+            return cls(**{k: str(v) if isinstance(v, PathLike) else v for k, v in options.items()})
         except ValidationError as error:
             raise InputError(describe(error)) from None
 
     @classmethod
     def load(cls, path: str | Path) -> dict[str, Any]:
-        """The options in a YAML file, their names checked, their values not yet: flags may still replace them."""
+        """The options in a YAML file, checked; flags may still replace them, and give what is missing."""
         try:
             options = yaml.safe_load(Path(path).read_text()) or {}
-        except FileNotFoundError:
-            raise InputError(f"there is no configuration file {path}") from None
+        except OSError as error:
+            raise InputError(f"there is no configuration file {path} to read ({error.strerror})") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(options, dict):
@@ -56,11 +58,13 @@ class Config(BaseModel):
                     f"{path}: unknown key '{name}'.{nearest(str(name), cls.model_fields)} "
                     f"The valid ones are: {', '.join(cls.model_fields)}"
                 )
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        required = {name: "?" for name, field in cls.model_fields.items() if field.is_required()}
+        valid = cls.from_options(**{**required, **options})
+        return {name: getattr(valid, name) for name in options}
 
     def dump(self) -> str:
-        """This configuration as YAML that `load` reads back."""
-        options = self.model_dump(mode="json")
+        """This configuration as YAML that `load` reads back; without the folder of the run, so that it can be repeated."""
+        options = self.model_dump(mode="json", exclude={"out", "resume"})
         if "loss" in options:
             options["loss"] = getattr(self, "losses")  # noqa: B009
         return yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
@@ -74,9 +78,9 @@ class DataOptions(Config):
     image_size: int | tuple[int, int] | None = None
     """Height and width in pixels that images are brought to (one number: a square). Default: the size that the models
     were trained on, else the images' own where all are alike, else 32 for cifar/ models and 224 for others."""
-    val_fraction: float = Field(0.1, gt=0, lt=1)
+    val_fraction: float = Field(0.1, gt=0, lt=0.5)
     """Share of the training images held out for validation, where the data has no validation split of its own."""
-    split_seed: int = Field(0, ge=0)
+    split_seed: int = Field(0, ge=0, lt=2**32)
     """Seed of that draw alone: runs with different seeds see the same splits."""
     batch_size: int = Field(128, gt=0)
     """Images a step."""
@@ -117,14 +121,14 @@ class Recipe(DataOptions):
     schedule: Literal["cosine", "onecycle", "step", "constant"] = "cosine"
     """Course of the learning rate after the warm-up, step by step."""
     warmup_epochs: float = Field(0.0, ge=0)
-    """Epochs of linear warm-up from zero; onecycle without it warms up for 30 % of the run."""
+    """Epochs of warm-up: linear from zero; of onecycle along half a cosine, and without a number for 30 % of the run."""
     milestones: tuple[float, ...] = (0.5, 0.75)
     """Where the step schedule drops, as fractions of the run."""
     gamma: float = Field(0.1, gt=0, le=1)
     """Factor of each drop of the step schedule."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of the gradient; larger ones are scaled down to it."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of initialisation, order and augmentation."""
 
     @field_validator("milestones")
@@ -133,6 +137,14 @@ class Recipe(DataOptions):
         if any(not 0 < milestone < 1 for milestone in milestones) or list(milestones) != sorted(milestones):
             raise ValueError("must be rising fractions of the run between 0 and 1, such as 0.5 0.75")
         return milestones
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leave nothing of {self.epochs} epochs: give fewer")
+        if self.batch_size < 2:
+            raise ValueError("batch_size must be at least 2 in training: batch normalisation needs more than one image")
+        return self
 
 
 class TrainConfig(Recipe):
@@ -176,7 +188,11 @@ class DistillConfig(Recipe):
     @classmethod
     def _losses_as_text(cls, value: Any) -> Any:
         """Python and YAML give a mapping, the command line a list of texts; the texts are what is kept."""
-        texts = format_losses(value) if isinstance(value, Mapping) else tuple(value)
+        if isinstance(value, str):
+            value = (value,)
+        if not isinstance(value, Mapping | list | tuple):
+            raise ValueError("losses are a mapping from names to weights, or texts NAME=WEIGHT")
+        texts = format_losses(value) if isinstance(value, Mapping) else tuple(map(str, value))
         parse_losses(texts)
         return texts
 
@@ -223,8 +239,8 @@ def parse_losses(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
             )
         if name in losses:
             raise InputError(f"the loss '{name}' is given twice: give it one weight")
-        options = {key: yaml.safe_load(value) for key, _, value in (option.partition("=") for option in rest)}
-        losses[name] = {"weight": yaml.safe_load(weight), **options} if options else yaml.safe_load(weight)
+        options = {key: _read_value(value) for key, _, value in (option.partition("=") for option in rest)}
+        losses[name] = {"weight": _read_value(weight), **options} if options else _read_value(weight)
     return losses
 
 
@@ -236,8 +252,22 @@ def format_losses(losses: Mapping[str, Any]) -> tuple[str, ...]:
         weight = options.pop("weight", None)
         if weight is None:
             raise InputError(f"loss '{name}' has no weight: write {name}: {{weight: 1, ...}}")
-        texts.append(",".join([f"{name}={weight}", *(f"{key}={option}" for key, option in options.items())]))
+        values = {name: weight, **options}
+        texts.append(",".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()))
     return tuple(texts)
+
+
+def _read_value(text: str) -> Any:
+    """A number as Python reads it (1e4 too, which YAML takes for a word), else what YAML makes of it."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def describe(error: ValidationError) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from angularkd.commands import Run, run_distillation, run_training
+from angularkd.commands import Run, check_writable, run_distillation, run_training
 from angularkd.config import Config, DistillConfig, TrainConfig
 from angularkd.errors import InputError
 from angularkd.files import write_json
@@ -49,6 +49,7 @@ def run_demo(config: DemoConfig, console: Console) -> dict[str, Any]:
     """Run the demo and return its summary, which is also written to summary.json in its folder."""
     started = time.perf_counter()
     folder = Path(config.out) if config.out is not None else _free_folder()
+    check_writable(folder, "--out")
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"the folder {folder} exists and is not empty: give another with --out")
     runs: dict[str, list[Run]] = {}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from angularkd.errors import InputError, nearest
+from angularkd.modes import mode
 from angularkd.types import Features, Reduction
 
 Layout = Literal["channels_first", "channels_last", "tokens"]
@@ -165,24 +166,27 @@ def find_stages(model: nn.Module, images: Tensor, blocks: int = 4) -> list[Stage
     return sorted(stages, key=lambda stage: (-stage.height * stage.width, order[stage.path]))
 
 
-def stages_at(model: nn.Module, paths: Sequence[str], images: Tensor) -> list[Stage]:
-    """The stages at given module paths. Raises InputError for a path that does not exist or gives no feature map."""
+def stages_at(model: nn.Module, paths: Sequence[str], images: Tensor, role: str = "model") -> list[Stage]:
+    """The stages at given module paths. Raises InputError for a path that does not exist or gives no feature map.
+
+    role: what errors call the model.
+    """
     known = dict(model.named_modules())
     for path in paths:
         if path not in known or not path:
             raise InputError(
-                f"the {type(model).__name__} has no module '{path}'.{nearest(path, known)} "
-                "Name one as in model.get_submodule(path)"
+                f"the {role}, a {type(model).__name__}, has no module '{path}'.{nearest(path, known)} "
+                f"At its top are: {', '.join(name for name, _ in model.named_children())}"
             )
     found = {stage.path: stage for stage in dry_run(model, images)}
     for path in paths:
         if path not in found:
             raise InputError(
-                f"module '{path}' gives no single feature map: name a module that outputs [B, C, H, W] once a forward"
+                f"module '{path}' of the {role} gives no single feature map: name a module that outputs [B, C, H, W] once a forward"
             )
         if found[path].height * found[path].width < 2:
             raise InputError(
-                f"module '{path}' gives a 1x1 map, which carries no attention: name a shallower module, or use larger images"
+                f"module '{path}' of the {role} gives a 1x1 map, which carries no attention: name a shallower module, or use larger images"
             )
     return [found[path] for path in paths]
 
@@ -239,14 +243,8 @@ def find_head(model: nn.Module, images: Tensor) -> Head:
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; modes and the random state are put back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    with mode(model, training=False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        yield
 
 
 def _shape_only(output: Any) -> Tensor | None:

@@ -46,8 +46,8 @@ def pair_models(
             raise InputError(
                 f"pairs are written TEACHER_MODULE:STUDENT_MODULE,..., for example layer2:layer2, not '{pairs}'"
             )
-        teacher_stages = stages_at(teacher, [pair[0] for pair in named], teacher_images)
-        student_stages = stages_at(student, [pair[1] for pair in named], student_images)
+        teacher_stages = stages_at(teacher, [pair[0] for pair in named], teacher_images, "teacher")
+        student_stages = stages_at(student, [pair[1] for pair in named], student_images, "student")
         return [Pair(t, s) for t, s in zip(teacher_stages, student_stages, strict=True)]
     matched = match_stages(find_stages(teacher, teacher_images), find_stages(student, student_images))
     if not matched:

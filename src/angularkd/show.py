@@ -43,7 +43,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         losses.add_row(name, f"{plan.weights[name]:g}", f"{share:.1%}")
     console.print(losses)
     console.print(
-        f"expected: {plan.images_per_second:,.0f} images/s in training, {duration(plan.seconds_expected)} in all",
+        f"expected: {plan.images_per_second:,.0f} images/s in training, {duration(plan.seconds_expected)} without validation",
         highlight=False,
     )
     for note in plan.notes:

@@ -17,6 +17,8 @@ def build(num_classes):
                                torch.nn.Linear(4, num_classes))
 def broken():
     return 3
+def raising(num_classes):
+    raise KeyError("width")
 """
 
 
@@ -35,6 +37,7 @@ def test_a_model_of_ones_own(tmp_path) -> None:
     for spec, message in (
         (f"{file}:biuld", r"no callable 'biuld'\. Did you mean 'build'"),
         (f"{file}:broken", "returned a int"),
+        (f"{file}:raising", r"failed at line 9 of .*mine.py: KeyError: 'width'"),
         (f"{tmp_path}/other.py:build", "there is no file"),
     ):
         with pytest.raises(InputError, match=message):

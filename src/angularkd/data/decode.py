@@ -42,9 +42,12 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
-    """(height, width) from the header alone, after EXIF orientation."""
+    """(height, width) after EXIF orientation, from the header alone where the format keeps EXIF there (PNG may not)."""
     image = _open(data, name)
-    sideways = image.getexif().get(ORIENTATION_TAG) in range(5, 9)
+    try:
+        sideways = image.getexif().get(ORIENTATION_TAG) in range(5, 9)
+    except Exception as error:  # as in decode_image
+        raise _undecodable(name, error) from error
     return (image.width, image.height) if sideways else (image.height, image.width)
 
 

@@ -85,7 +85,7 @@ class Views:
         if "crop" in self.ops and not 0 < self.padding_px < min(self.image_size):
             raise InputError(
                 f"crop: the padding must be above 0 and below the image's {min(self.image_size)} pixels, got "
-                f"{self.padding}; set the padding, or leave crop out for images this small."
+                f"{self.padding}: leave crop out for images this small, as in --augment flip."
             )
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise InputError(f"resized_crop: the scale must satisfy 0 < least <= largest <= 1, got {self.scale}.")

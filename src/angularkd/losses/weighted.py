@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,7 +101,15 @@ class Term:
                 f"loss '{self.name}' has parts that are built for the models: give the Distiller an example of the images"
             )
         given = {name: getattr(surroundings, name) for name in row.built_for}
-        return row.build(**given, **self.options)
+        try:
+            return row.build(**given, **self.options)
+        except InputError:
+            raise
+        except (TypeError, ValueError, AttributeError) as error:
+            defaults = ", ".join(f"{key}={default}" for key, default in row.options().items())
+            raise InputError(
+                f"loss '{self.name}' cannot be built with {dict(self.options)} ({error}); the defaults are {defaults}"
+            ) from None
 
 
 class WeightedLosses(nn.Module):
@@ -163,8 +172,8 @@ def _term(item: tuple[str, float | Mapping[str, Any]]) -> Term:
         raise InputError(f"there is no loss '{name}'.{nearest(name, LOSSES)} All of them: {', '.join(LOSSES)}")
     options = dict(value) if isinstance(value, Mapping) else {"weight": value}
     weight = options.pop("weight", None)
-    if not isinstance(weight, int | float) or isinstance(weight, bool):
-        raise InputError(f"loss '{name}' needs a number as its weight, got {weight!r}: write {name}=1")
+    if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight < math.inf:
+        raise InputError(f"loss '{name}' needs a number >= 0 as its weight, got {weight!r}: write {name}=1")
     row = LOSSES[name]
     options = {row.short.get(key, key): option for key, option in options.items()}
     valid = row.options()

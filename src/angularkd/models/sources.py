@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -102,7 +103,10 @@ def open_classifier(
 
     Raises InputError: unknown SPEC (nearest names), weights of another architecture, unreadable files.
     """
-    classifier = _open(spec, num_classes, pretrained and weights is None)
+    if (Path(spec) / STUDENT_FILE).is_file() and weights is None:
+        classifier = _from_run(Path(spec), num_classes, new_head)
+    else:
+        classifier = _open(spec, num_classes, pretrained and weights is None)
     if weights is not None:
         classifier = _with_weights(classifier, weights, num_classes, new_head)
     if normalization is not None:
@@ -148,8 +152,6 @@ def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
 def _open(spec: str, num_classes: int, pretrained: bool) -> Classifier:
     if ".py:" in spec:
         return Classifier(spec, _from_file(spec, num_classes), num_classes)
-    if (Path(spec) / STUDENT_FILE).is_file():
-        return _from_run(Path(spec))
     library, _, name = spec.partition("/")
     if library not in LIBRARIES or not name:
         if Path(spec).is_dir():
@@ -177,9 +179,7 @@ def _from_timm(spec: str, name: str, num_classes: int, pretrained: bool) -> Clas
     else:
         module = timm.create_model(name, pretrained=False, num_classes=num_classes)
     wants = module.pretrained_cfg
-    preprocessing = (
-        Preprocessing(tuple(wants["mean"]), tuple(wants["std"]), source="timm's own") if pretrained else None
-    )
+    preprocessing = Preprocessing(tuple(wants["mean"]), tuple(wants["std"]), source="timm's own")
     size = tuple(wants["input_size"][-2:]) if pretrained else None
     return Classifier(spec, module, module.num_classes, preprocessing, pretrained=pretrained, image_size=size)
 
@@ -210,7 +210,7 @@ def _from_file(spec: str, num_classes: int) -> nn.Module:
     module_spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    _run_theirs(spec, module_spec.loader.exec_module, module)
     build = getattr(module, name, None)
     if not callable(build):
         public = [known for known, value in vars(module).items() if callable(value) and not known.startswith("_")]
@@ -218,19 +218,30 @@ def _from_file(spec: str, num_classes: int) -> nn.Module:
             f"{file} has no callable '{name}'.{nearest(name, public)} It has: {', '.join(public) or 'none'}"
         )
     takes_classes = "num_classes" in inspect.signature(build).parameters
-    model = build(num_classes=num_classes) if takes_classes else build()
+    model = _run_theirs(spec, build, **({"num_classes": num_classes} if takes_classes else {}))
     if not isinstance(model, nn.Module):
         raise InputError(f"{spec} returned a {type(model).__name__}: it must return a torch.nn.Module")
     return model
 
 
-def _from_run(folder: Path) -> Classifier:
+def _run_theirs(spec: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Run a user's own code; whatever it raises becomes one line that names the place."""
+    try:
+        return call(*arguments, **options)
+    except Exception as error:
+        file = spec.rpartition(":")[0]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
+        raise InputError(f"{spec} failed at line {line} of {file}: {type(error).__name__}: {error}") from error
+
+
+def _from_run(folder: Path, num_classes: int, new_head: bool) -> Classifier:
     file = folder / STUDENT_FILE
     described = read_metadata(file)
     if "model" not in described:
         raise InputError(f"{file} does not say which model it holds: name the model, and the file as its weights")
-    classifier = _open(described["model"], len(described["classes"]), pretrained=False)
-    loaded = _with_weights(classifier, str(file), len(described["classes"]), new_head=False)
+    classifier = _open(described["model"], num_classes, pretrained=False)
+    loaded = _with_weights(classifier, str(file), num_classes, new_head)
     return replace(loaded, spec=str(folder), architecture=described["model"])
 
 

@@ -22,6 +22,7 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "model_ema")
 """Keys under which training scripts put the state dict into a checkpoint."""
 PREFIX = re.compile(r"^(module\.|model\.|_orig_mod\.)+")
 """What DataParallel, Lightning and torch.compile put before the names."""
+REMEDY = "Save the model's state_dict() with safetensors or torch.save"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -34,11 +35,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"there is no weights file {path}")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, KeyError, ValueError) as error:
+    except pickle.UnpicklingError:
         raise InputError(
-            f"{path} cannot be read as {'safetensors' if path.suffix == '.safetensors' else 'a PyTorch state dict'}: "
-            f"{str(error).splitlines()[0]} Save the model's state_dict() with safetensors or torch.save"
+            f"{path} cannot be read: it holds more than tensors, or no checkpoint at all. {REMEDY}"
         ) from None
+    except (SafetensorError, EOFError, RuntimeError, KeyError, ValueError) as error:
+        reason = (str(error).splitlines() or ["it is damaged"])[0].rstrip(".")
+        raise InputError(f"{path} cannot be read: {reason}. {REMEDY}") from None
     return {PREFIX.sub("", name): value for name, value in state.items()}
 
 
@@ -56,8 +59,11 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """What is known about a weights file: the metadata inside a safetensors file, else a JSON file of the same name beside it."""
     path = Path(path)
     if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("angularkd")
+        try:
+            with safe_open(path, framework="pt") as file:
+                text = (file.metadata() or {}).get("angularkd")
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} cannot be read: {str(error).rstrip('.')}. {REMEDY}") from None
         if text:
             return dict(json.loads(text))
     beside = path.with_suffix(".json")

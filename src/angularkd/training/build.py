@@ -20,6 +20,7 @@ from angularkd.data.splits import Split
 from angularkd.data.views import Views
 from angularkd.distiller import Distiller
 from angularkd.errors import InputError
+from angularkd.features import undisturbed
 from angularkd.losses.weighted import read_terms, signals_of
 from angularkd.models.sources import Classifier, Preprocessing, open_classifier
 from angularkd.training.evaluate import Predict
@@ -45,6 +46,10 @@ class Data:
         """Decode one split."""
         return load_resident(getattr(self.dataset, split), self.image_size)
 
+    def size_of(self, split: str) -> tuple[int, int]:
+        """(height, width) of its images."""
+        return self.image_size or getattr(self.dataset, split).size(0)
+
     def batches(self, split: str, batch_size: int) -> ResidentLoader:
         """A split as it is, in order."""
         return evaluation_loader(self.load(split), batch_size, device=self.device)
@@ -52,13 +57,18 @@ class Data:
 
 @dataclass(frozen=True)
 class Job:
-    """The parts of a training run, ready to go. config: what was asked for, with every default that depends on it filled in."""
+    """The parts of a training run, ready to go.
+
+    config: what was asked for, with every default that depends on models and data filled in.
+    test: decoded beforehand, so that a broken image does not end a long run, and looked at once, at its end.
+    """
 
     config: Recipe
     fabric: Fabric
     data: Data
     batches: ResidentLoader
     validation: ResidentLoader
+    test: ResidentLoader
     views: Views
     teacher: Classifier | None
     student: Classifier
@@ -115,7 +125,7 @@ def build_evaluation(config: EvaluateConfig) -> tuple[Fabric, Data, Classifier, 
     model = open_classifier(
         config.model, classes, weights=config.weights, normalization=config.normalization, pretrained=True
     )
-    check_teacher(model, "model")
+    check_trained(model, "model")
     teacher = _open_teacher(config, config.teacher, classes) if config.teacher is not None else None
     data = _sized(config, dataset, fabric, model, teacher)
     for role, classifier in (("model", model), ("teacher", teacher)):
@@ -124,6 +134,9 @@ def build_evaluation(config: EvaluateConfig) -> tuple[Fabric, Data, Classifier, 
                 f"the {role} tells apart {classifier.num_classes} classes, the data has {classes}: "
                 "give one trained on these classes"
             )
+        if classifier is not None:
+            check_outputs(classifier, data.size_of(config.split), role)
+            check_class_order(classifier, dataset.classes, role)
     if any(classifier is not None and classifier.preprocessing is None for classifier in (model, teacher)):
         stats = channel_stats(data.load("train"))
         model = with_preprocessing(model, stats)
@@ -155,12 +168,42 @@ def check_student(
         )
 
 
-def check_teacher(teacher: Classifier, role: str = "teacher") -> None:
-    """Raises InputError when the teacher was never trained."""
+def check_trained(teacher: Classifier, role: str = "teacher") -> None:
+    """Raises InputError when a model that has to know something already was never trained."""
     if not teacher.pretrained and ".py:" not in teacher.spec:
         flag = "weights" if role == "model" else "teacher-weights"
         raise InputError(
             f"the {role} {teacher.spec} has no trained weights: give a file with --{flag}, or a run's folder as the {role}"
+        )
+
+
+def check_outputs(classifier: Classifier, image_size: tuple[int, int], role: str) -> None:
+    """Raises InputError unless the model gives logits [batch, classes] for images of this size."""
+    images = torch.zeros(2, 3, *image_size)
+    with undisturbed(classifier.module):
+        try:
+            output = classifier.module(images)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"the {role} {classifier.spec} cannot take images of {image_size[0]}x{image_size[1]} ({reason}): "
+                "give another --image-size"
+            ) from None
+    shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if shape != [2, classifier.num_classes]:
+        raise InputError(
+            f"the {role} {classifier.spec} gives {shape} for a batch of 2 images, not logits [2, {classifier.num_classes}]: "
+            "return a tensor with one number a class"
+        )
+
+
+def check_class_order(classifier: Classifier, classes: tuple[str, ...], role: str) -> None:
+    """Raises InputError when a model knows the data's classes by name, but in another order."""
+    known = classifier.classes
+    if known is not None and known != classes and sorted(known) == sorted(classes):
+        raise InputError(
+            f"the {role} {classifier.spec} was trained on the same classes in another order ({', '.join(known[:3])}, ... "
+            f"instead of {', '.join(classes[:3])}, ...): bring the data into its order"
         )
 
 
@@ -196,6 +239,10 @@ def _assemble(
     fabric = _fabric(config)
     data = _sized(config, dataset, fabric, student, teacher)
     train = data.load("train")
+    for role, classifier in (("student", student), ("teacher", teacher)):
+        if classifier is not None:
+            check_outputs(classifier, train.image_size, role)
+            check_class_order(classifier, dataset.classes, role)
     stats = channel_stats(train)
     student = with_preprocessing(student, stats)
     teacher = with_preprocessing(teacher, stats) if teacher is not None else None
@@ -238,6 +285,7 @@ def _assemble(
         data,
         batches,
         data.batches("val", config.batch_size),
+        data.batches("test", config.batch_size),
         views,
         teacher,
         student,
@@ -251,7 +299,7 @@ def _open_teacher(config: DistillConfig | EvaluateConfig, spec: str, classes: in
     teacher = open_classifier(
         spec, classes, weights=config.teacher_weights, normalization=config.teacher_normalization, pretrained=True
     )
-    check_teacher(teacher)
+    check_trained(teacher)
     return teacher
 
 
@@ -273,6 +321,9 @@ def _optimizer(config: Recipe, distiller: Distiller) -> Optimizer:
 def _fabric(config: DataOptions) -> Fabric:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("this machine has no CUDA device that PyTorch can use: leave --device at auto, or use cpu")
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    if config.precision == "16-mixed" and on_cpu:
+        raise InputError("--precision 16-mixed needs a GPU: use bf16-mixed or 32-true on the CPU")
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise InputError("this machine has no Apple GPU that PyTorch can use: leave --device at auto, or use cpu")
     return Fabric(accelerator=config.device, devices=1, precision=config.precision)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from angularkd.modes import mode
 from angularkd.training.metrics import ClassifierMetrics
 from angularkd.types import Batch
 
@@ -23,17 +24,11 @@ def evaluate(
         predict: from images in 0..1 to the model's logits, preprocessing included.
         teacher: likewise of a teacher to compare with.
     """
-    training = [module for module in model.modules() if module.training]
-    model.eval()
     metrics: ClassifierMetrics | None = None
-    try:
-        with torch.inference_mode():
-            for batch in batches:
-                metrics = metrics or ClassifierMetrics(num_classes).to(batch.images.device)
-                teacher_logits = teacher(batch.images) if teacher is not None else None
-                metrics.update(predict(batch.images), batch.labels, teacher_logits)
-            assert metrics is not None, "no batch to evaluate on"
-            return metrics.compute()
-    finally:
-        for module in training:
-            module.training = True
+    with mode(model, training=False), torch.inference_mode():
+        for batch in batches:
+            metrics = metrics or ClassifierMetrics(num_classes).to(batch.images.device)
+            teacher_logits = teacher(batch.images) if teacher is not None else None
+            metrics.update(predict(batch.images), batch.labels, teacher_logits)
+        assert metrics is not None, "no batch to evaluate on"
+        return metrics.compute()

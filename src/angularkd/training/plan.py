@@ -14,6 +14,7 @@ from torch import nn
 
 from angularkd.distiller import Distiller
 from angularkd.errors import InputError
+from angularkd.modes import mode
 from angularkd.pairing import Pair
 from angularkd.types import Batch
 
@@ -108,14 +109,11 @@ def training_speed(distiller: Distiller, batch: Batch) -> float:
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
-    """Training mode inside; parameters, statistics, gradients, mode and the random state are put back afterwards."""
-    training = module.training
+    """Training mode inside; parameters, statistics, gradients, modes and the random state are put back afterwards."""
     saved = {name: value.clone() for name, value in module.state_dict().items()}
-    module.train()
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with mode(module, training=True), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield
     finally:
         module.load_state_dict(saved)
         module.zero_grad(set_to_none=True)
-        module.train(training)
