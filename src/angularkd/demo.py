@@ -25,7 +25,7 @@ RECIPE: dict[str, Any] = {
     "image_size": 8,
     "batch_size": 64,
     "schedule": "onecycle",
-    "epochs": 8,
+    "epochs": 6,
     "lr": 0.05,
 }
 """Short, for two cores. The weight of AMD below is small because the maps are: a mean over 8x8, 4x4 and 2x2 positions."""
