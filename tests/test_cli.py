@@ -128,7 +128,6 @@ def test_lists_show_what_there_is(capsys) -> None:
     assert "parquet:DIR" in run(capsys, "list", "datasets")[1]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_the_installed_command_works_and_prints_a_line_an_epoch_to_a_file(tmp_path) -> None:
     command = [
         sys.executable,

@@ -334,3 +334,14 @@ def test_a_finished_model_is_tuned_for_other_classes_with_a_new_head(teacher, tm
         angularkd.train(**base)
     done = angularkd.train(**base, new_head=True)
     assert read_metadata(done.folder / "student.safetensors")["classes"] == ["a", "b"]
+
+
+def test_a_pretrained_teacher_reaches_the_accuracy_stated_beside_its_weights(shared_folder) -> None:
+    weights_file = shared_folder / "weights/cifar10_resnet20_akamaster.safetensors"
+    stated = json.loads(weights_file.with_suffix(".json").read_text())["accuracy"]
+    found = angularkd.evaluate(
+        data=f"parquet:{shared_folder / 'data/cifar10'}", model="cifar/resnet20", weights=weights_file, device="cpu"
+    )
+    accuracy = 100 * found["metrics"]["cifar/resnet20"]["accuracy"]
+    assert accuracy == pytest.approx(stated["measured_top1_data/cifar10/test.parquet"], abs=0.1)
+    assert found["images"] == 10_000
