@@ -27,7 +27,7 @@ def make_plan(job: Job, epochs: int) -> Plan:
         notes.append(
             f"the teacher tells apart {job.teacher.num_classes} classes, the data has {classes}: its maps teach, its logits do not"
         )
-    if any("drawn from train" in note for note in dataset.notes):
+    if validation and any("drawn from train" in note for note in dataset.notes):
         notes.append(
             "the teacher may have been trained on the validation images, which are drawn from train: its accuracy there flatters it"
         )
