@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from angularkd import InputError
-from angularkd.features import Stage
 from angularkd.models import cifar
 from angularkd.pairing import MAX_PAIRS, match_stages, pair_models
+from angularkd.stages import Stage
 
 
 def stages(*strides: float, size: int = 64) -> list[Stage]:

@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from angularkd.errors import InputError
-from angularkd.features import FeatureExtractor, Head, Seen, Stage, find_head
+from angularkd.features import FeatureExtractor, Seen
 from angularkd.losses.weighted import EMBEDDINGS, FEATURES, WeightedLosses, read_terms, signals_of
 from angularkd.pairing import Pair, pair_models
+from angularkd.stages import Head, Stage, find_head
 from angularkd.types import Distilled, Logits, Reduction, Signals, Surroundings
 
 Transform = Callable[[Tensor], Tensor]

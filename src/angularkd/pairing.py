@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from angularkd.errors import InputError
-from angularkd.features import Stage, find_stages, stages_at
+from angularkd.stages import Stage, find_stages, stages_at
 
 MAX_PAIRS = 4
 """Pairs made by default, counted from the deep end: a shallower one, the stem's, is too local to hold an object."""

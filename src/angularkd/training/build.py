@@ -20,9 +20,9 @@ from angularkd.data.splits import Split
 from angularkd.data.views import Views
 from angularkd.distiller import Distiller
 from angularkd.errors import InputError
-from angularkd.features import undisturbed
 from angularkd.losses.weighted import read_terms, signals_of
 from angularkd.models.sources import Classifier, Preprocessing, open_classifier
+from angularkd.stages import undisturbed
 from angularkd.training.evaluate import Predict
 from angularkd.training.plan import check_classes
 from angularkd.training.schedule import schedule
