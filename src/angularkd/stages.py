@@ -1,55 +1,26 @@
-"""The stages of any model, found by one dry forward: which modules give feature maps, and how these are laid out."""
+"""The stages of any model: which of the modules that give feature maps stand for the network."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from angularkd.errors import InputError, nearest
-from angularkd.modes import mode
+from angularkd.tracing import Layout, Stage, Trace, trace, undisturbed, with_overwriting
 
-Layout = Literal["channels_first", "channels_last", "tokens"]
+__all__ = ["Head", "Layout", "Stage", "find_head", "find_stages", "stages_at", "undisturbed"]
 
+SAME_LEVEL = 0.15
+"""Octaves of stride within which two resolutions count as one: convolutions without padding shave off a border."""
 
-@dataclass(frozen=True)
-class Stage:
-    """A module whose output is a stage of the network.
-
-    path:   the module's path, as in `model.get_submodule(path)`.
-    channels, height, width: of its features.
-    stride: image height over feature height.
-    layout: how the module lays its output out: [B, C, H, W], [B, H, W, C], or tokens [B, N, C] of which the last
-            height * width are the patches, row by row.
-    """
-
-    path: str
-    channels: int
-    height: int
-    width: int
-    stride: float
-    layout: Layout = "channels_first"
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        return self.channels, self.height, self.width
-
-    def as_map(self, output: Tensor) -> Tensor:
-        """The module's output as [batch, channel, height, width]."""
-        if self.layout == "channels_first":
-            return output
-        if self.layout == "tokens":
-            output = output[:, -self.height * self.width :].reshape(len(output), self.height, self.width, -1)
-        return output.permute(0, 3, 1, 2)
-
-    def __str__(self) -> str:
-        return f"{self.path} [{self.channels}, {self.height}, {self.width}]"
+CONSTANT = 0.9
+"""The share of a network's layers at one resolution from which on it is a network of constant resolution."""
 
 
 @dataclass(frozen=True)
@@ -61,27 +32,25 @@ class Head:
 
 
 def find_stages(model: nn.Module, images: Tensor, blocks: int = 4) -> list[Stage]:
-    """The stages of a model, shallow to deep, found by one dry forward.
+    """The stages of a model, shallow to deep, found by a dry forward, from shapes alone.
 
-    A stage is the last of the shallowest modules in the hierarchy whose outputs share a resolution; modules made of
-    others go before single layers (the last block, not the normalisation behind it). A model of constant resolution (a
-    vision transformer, say) is sampled at `blocks` evenly spaced blocks instead. Maps of a single position are left
-    out: they carry no attention. The model's modes, its statistics and the random state are left as they were.
+    There is one for each resolution that the network passes through: the last block that works at it. Where almost all
+    of the network works at one resolution (a vision transformer, say), it is sampled at `blocks` evenly spaced blocks
+    instead. Maps of a single position are left out: they carry no attention. The model's modes, its statistics and the
+    random state are left as they were.
 
     Args:
         images: [batch, 3, height, width]; only the shape matters.
     """
-    records = [stage for stage in dry_run(model, images) if stage.height * stage.width > 1]
-    grids = list(dict.fromkeys((stage.height, stage.width) for stage in records))
-    if len(grids) == 1:
-        return _evenly_spaced(records, blocks)
-    blocks_of_modules = {path for path, module in model.named_modules() if any(True for _ in module.children())}
-    stages = [
-        _last_of_shallowest([stage for stage in records if (stage.height, stage.width) == grid], blocks_of_modules)
-        for grid in grids
-    ]
-    order = {stage.path: position for position, stage in enumerate(records)}
-    return sorted(stages, key=lambda stage: (-stage.height * stage.width, order[stage.path]))
+    traces = [seen for seen in on_trunk(trace(model, images)) if seen.stage.height * seen.stage.width > 1]
+    candidates = _candidates(model, [seen.stage for seen in traces])
+    layers = Counter(each.level for each in candidates if each.leaf and each.matrices)
+    level, count = layers.most_common(1)[0] if layers else (0, 0)
+    if layers and count >= CONSTANT * layers.total():
+        chosen = _evenly_spaced([each for each in candidates if each.level == level], blocks)
+    else:
+        chosen = _last_of_levels(candidates)
+    return with_overwriting(model, [each.stage for each in chosen], images)
 
 
 def stages_at(model: nn.Module, paths: Sequence[str], images: Tensor, role: str = "model") -> list[Stage]:
@@ -96,39 +65,33 @@ def stages_at(model: nn.Module, paths: Sequence[str], images: Tensor, role: str 
                 f"the {role}, a {type(model).__name__}, has no module '{path}'.{nearest(path, known)} "
                 f"At its top are: {', '.join(name for name, _ in model.named_children())}"
             )
-    found = {stage.path: stage for stage in dry_run(model, images)}
+    found = {seen.stage.path: seen.stage for seen in trace(model, images)}
     for path in paths:
         if path not in found:
             raise InputError(
-                f"module '{path}' of the {role} gives no single feature map: name a module that outputs [B, C, H, W] once a forward"
+                f"module '{path}' of the {role} gives no single feature map: name a module that outputs [B, C, H, W], "
+                f"[B, H, W, C] or [B, N, C] once a forward{nearest(path, found)}"
             )
         if found[path].height * found[path].width < 2:
             raise InputError(
                 f"module '{path}' of the {role} gives a 1x1 map, which carries no attention: name a shallower module, or use larger images"
             )
-    return [found[path] for path in paths]
+    return with_overwriting(model, [found[path] for path in paths], images)
 
 
-def dry_run(model: nn.Module, images: Tensor) -> list[Stage]:
-    """Every module that outputs one feature map in a forward, in the order in which they finish."""
-    outputs: dict[str, Tensor | None] = {}
+def on_trunk(traces: Iterable[Trace]) -> list[Trace]:
+    """Without what modules do inside at a resolution that is not between those of what they take and give.
 
-    def record(path: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            outputs[path] = None if path in outputs else _shape_only(output)
+    So attention matrices, windows and pooled side branches are no stages.
+    """
+    traces = list(traces)
+    bounds = {seen.stage.path: (_area(seen.taken), _area(_grid(seen.stage))) for seen in traces if seen.taken}
 
-        return hook
+    def inside(seen: Trace) -> bool:
+        around = (bounds[path] for path in _ancestors(seen.stage.path) if path in bounds)
+        return all(min(pair) <= _area(_grid(seen.stage)) <= max(pair) for pair in around)
 
-    handles = [module.register_forward_hook(record(path)) for path, module in model.named_modules() if path]
-    try:
-        with undisturbed(model):
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    height, width = images.shape[-2:]
-    stages = (_interpret(path, output.shape, height, width) for path, output in outputs.items() if output is not None)
-    return [stage for stage in stages if stage is not None]
+    return [seen for seen in traces if inside(seen)]
 
 
 def find_head(model: nn.Module, images: Tensor) -> Head:
@@ -158,66 +121,131 @@ def find_head(model: nn.Module, images: Tensor) -> Head:
     )
 
 
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; modes and the random state are put back afterwards."""
-    with mode(model, training=False), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        yield
+@dataclass(frozen=True)
+class _Candidate:
+    """A module that may become a stage.
+
+    level: number of its resolution, 0 the finest.
+    family: the path of what it is part of, with numbers taken out: layer1.0 and layer2.1 are of one family, 'layer*'.
+    matrices: how many weights of two dimensions or more it has: its layers, by and large.
+    """
+
+    stage: Stage
+    level: int
+    family: str
+    matrices: int
+    leaf: bool
+
+    @property
+    def parent(self) -> str:
+        return self.stage.path.rpartition(".")[0]
+
+    @property
+    def block(self) -> bool:
+        """Whether it is more than a single layer with its normalisation."""
+        return self.matrices > 1
 
 
-def _shape_only(output: Any) -> Tensor | None:
-    tensor = first_tensor(output)
-    return torch.empty(tensor.shape, device="meta") if isinstance(tensor, Tensor) else None
+def _candidates(model: nn.Module, stages: Sequence[Stage]) -> list[_Candidate]:
+    levels = _levels(stages)
+    candidates = []
+    for stage in stages:
+        module = model.get_submodule(stage.path)
+        candidates.append(
+            _Candidate(
+                stage,
+                levels[_grid(stage)],
+                re.sub(r"\d+", "*", stage.path.rpartition(".")[0]),
+                sum(parameter.ndim > 1 for parameter in module.parameters()),
+                next(module.children(), None) is None,
+            )
+        )
+    return candidates
 
 
-def first_tensor(output: Any) -> Any:
-    """A module's output, or the first of several."""
-    return output[0] if isinstance(output, tuple | list) and output else output
+def _levels(stages: Sequence[Stage]) -> dict[tuple[int, int], int]:
+    """A number for each resolution, from fine to coarse; nearly equal ones share theirs."""
+    grids = sorted({_grid(stage) for stage in stages}, key=_area, reverse=True)
+    levels: dict[tuple[int, int], int] = {}
+    for before, grid in zip([None, *grids], grids, strict=False):
+        if before is None:
+            levels[grid] = 0
+        else:
+            levels[grid] = levels[before] + (math.log2(_area(before) / _area(grid)) / 2 > SAME_LEVEL)
+    return levels
 
 
-def _interpret(path: str, shape: torch.Size, height: int, width: int) -> Stage | None:
-    """What an output of this shape is, given the size of the image: a map in one of the layouts, or none."""
-    if len(shape) == 4:
-        _, a, b, c = shape
-        if _fits(b, c, height, width) and not (_fits(a, b, height, width) and c > b):
-            return Stage(path, a, b, c, height / b)
-        if _fits(a, b, height, width):
-            return Stage(path, c, a, b, height / a, "channels_last")
-    if len(shape) == 3:
-        _, tokens, channels = shape
-        for prefix in range(min(9, tokens)):
-            for stride in (1, 2, 4, 7, 8, 14, 16, 28, 32, 64):
-                rows, columns = height // stride, width // stride
-                if rows * columns == tokens - prefix and rows * columns > 1:
-                    return Stage(path, channels, rows, columns, stride, "tokens")
-    return None
+def _last_of_levels(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """The last block of each resolution, of the family that holds most of the network where that works at it."""
+    spanning = _spanning(candidates)
+    families: dict[str, list[_Candidate]] = {}
+    for each in candidates:
+        if each.stage.path not in spanning:
+            families.setdefault(each.family, []).append(each)
+    main = _main_family(families)
+    chosen = []
+    for level in sorted({each.level for each in candidates if each.matrices}):
+        at_level = {
+            name: members
+            for name, family in families.items()
+            if _matrices(members := [each for each in family if each.level == level])
+        }
+
+        def preference(name: str, at_level: dict[str, list[_Candidate]] = at_level) -> tuple[bool, bool, int, int]:
+            has_block = any(each.block for each in at_level[name])
+            return name != main, not has_block, _depth(name), -_matrices(at_level[name])
+
+        members = at_level[min(at_level, key=preference)]
+        chosen.append(([each for each in members if each.block] or members)[-1])
+    return chosen
 
 
-def _fits(rows: int, columns: int, height: int, width: int) -> bool:
-    """Whether a rows x columns grid has the image's aspect ratio, up to rounding in the strides, and is not larger."""
-    if rows > height or columns > width:
-        return False
-    return math.isclose(rows / height, columns / width, rel_tol=0.0, abs_tol=1.5 / min(height, width)) or (
-        abs(rows * width / height - columns) <= 1
-    )
+def _spanning(candidates: Sequence[_Candidate]) -> set[str]:
+    """Paths of modules that hold blocks of several resolutions: networks in themselves, not stages."""
+    inside: dict[str, set[int]] = {}
+    for each in candidates:
+        if each.block:
+            inside.setdefault(each.parent, set()).add(each.level)
+    return {path for path, levels in inside.items() if len(levels) > 1}
 
 
-def _last_of_shallowest(stages: Sequence[Stage], blocks: set[str]) -> Stage:
-    depth = min(stage.path.count(".") for stage in stages)
-    shallow = [stage for stage in stages if stage.path.count(".") == depth]
-    return [stage for stage in shallow if stage.path in blocks or not any(s.path in blocks for s in shallow)][-1]
+def _main_family(families: dict[str, list[_Candidate]]) -> str:
+    """The family that holds the most layers; of equal ones, the shallowest."""
+    return max(families, key=lambda name: (_matrices(families[name]), -_depth(name)), default="")
 
 
-def _evenly_spaced(records: Sequence[Stage], count: int) -> list[Stage]:
+def _matrices(candidates: Iterable[_Candidate]) -> int:
+    return sum(each.matrices for each in candidates)
+
+
+def _evenly_spaced(candidates: Sequence[_Candidate], count: int) -> list[_Candidate]:
     """`count` of the network's blocks, evenly spaced and ending with the last.
 
-    The blocks are the longest chain of numbered siblings (blocks.0, blocks.1, ...), the shallowest of equally long ones.
+    The blocks are the chain of numbered siblings (blocks.0, blocks.1, ...) that holds the most layers.
     """
-    chains: dict[str, list[Stage]] = {}
-    for stage in records:
-        parent, _, name = stage.path.rpartition(".")
-        if name[-1].isdigit():
-            chains.setdefault(parent, []).append(stage)
-    longest = max(chains.values(), key=lambda chain: (len(chain), -chain[0].path.count(".")), default=list(records))
-    count = min(count, len(longest))
-    return [longest[(i + 1) * len(longest) // count - 1] for i in range(count)]
+    chains: dict[str, list[_Candidate]] = {}
+    for each in candidates:
+        if each.stage.path[-1].isdigit():
+            chains.setdefault(each.parent, []).append(each)
+    several = {parent: chain for parent, chain in chains.items() if len(chain) > 1}
+    main = min(several, key=lambda parent: (-_matrices(several[parent]), _depth(parent)), default=None)
+    chain = several[main] if main is not None else list(candidates)
+    count = min(count, len(chain))
+    return [chain[(i + 1) * len(chain) // count - 1] for i in range(count)]
+
+
+def _ancestors(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _depth(path: str) -> int:
+    return path.count(".") + 1 if path else 0
+
+
+def _grid(stage: Stage) -> tuple[int, int]:
+    return stage.height, stage.width
+
+
+def _area(grid: tuple[int, int]) -> int:
+    return grid[0] * grid[1]
