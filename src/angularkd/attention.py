@@ -1,20 +1,27 @@
-"""Attention maps: what of a stage's features the student should look like.
+"""Attention maps: what of a stage the student should look like.
 
-An attention mechanism is a frozen, hashable callable from features [batch, channel, height, width] to maps
-[batch, height, width]. Being hashable lets one map serve every loss that asks for it, and lets a hook keep the
-map alone and drop the features.
+An attention mechanism is a frozen, hashable callable that gives maps [batch, height, width]. Being hashable lets one map
+serve every loss that asks for it, and lets a hook keep the map alone and drop the features. Its `source` says what it
+is called with:
+
+    "features"   the stage's features [batch, channel, height, width]
+    "gradients"  the features, and the gradient of a class's score with respect to them
+    "tokens"     the attention that the class token pays to every patch, already laid out as a map
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from angularkd.errors import InputError
+from angularkd.errors import InputError, nearest
+from angularkd.types import Reduction, Source
 
 
 @dataclass(frozen=True)
@@ -24,16 +31,171 @@ class PowerMap:
     P[b, h, w] = sum_c |A[b, c, h, w]| ** power. Half-precision features are widened first: their squares overflow.
     """
 
+    source: ClassVar[Source] = "features"
+    signals: ClassVar[frozenset[str]] = frozenset()
     power: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.power >= 1:
-            raise InputError(f"power must be at least 1 for a finite gradient at zero, got {self.power}: use power=2")
+        _check_power(self.power)
 
     def __call__(self, features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch height width"]:
-        wide = widen(features)
-        powered = wide.square() if self.power == 2 else wide.abs().pow(self.power)
-        return powered.sum(dim=1)
+        return _powered(features, self.power).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class MaxMap:
+    """Largest |A|**power over the channels, in float32 at least (the same paper's F_max).
+
+    P[b, h, w] = max_c |A[b, c, h, w]| ** power. Where several channels share the maximum they share its gradient.
+    """
+
+    source: ClassVar[Source] = "features"
+    signals: ClassVar[frozenset[str]] = frozenset()
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_power(self.power)
+
+    def __call__(self, features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch height width"]:
+        return _powered(features, self.power).amax(dim=1)
+
+
+@dataclass(frozen=True)
+class TokenNorm:
+    """Length of each position's feature vector, the saliency of a token in a transformer, in float32 at least.
+
+    P[b, h, w] = ( sum_c |A[b, c, h, w]| ** power ) ** (1 / power). Its gradient at a vector of zeros is taken as zero.
+    """
+
+    source: ClassVar[Source] = "features"
+    signals: ClassVar[frozenset[str]] = frozenset()
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_power(self.power)
+
+    def __call__(self, features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch height width"]:
+        return torch.linalg.vector_norm(widen(features), ord=self.power, dim=1)
+
+
+@dataclass(frozen=True)
+class GradCAM:
+    """Grad-CAM: where the features speak for a class (Selvaraju et al., arXiv 1610.02391), in float32 at least.
+
+    P[b, h, w] = max(0, sum_c a[b, c] * A[b, c, h, w]),   a[b, c] = mean over h, w of d z_y / d A[b, c, h, w]
+
+    with z_y the model's own logit of class y. With soft labels, z_y is their weighted sum of the logits.
+
+    Args:
+        of: whose class y is: "label", the sample's own, or "teacher", the one that the teacher names, for both models.
+
+    The student's map is differentiated again in training, which roughly doubles the cost of its step.
+    """
+
+    source: ClassVar[Source] = "gradients"
+    of: str = "label"
+
+    @property
+    def signals(self) -> frozenset[str]:
+        """What it looks at beside the features: both models must tell apart the same classes."""
+        return frozenset({"student_logits", "teacher_logits"} | ({"labels"} if self.of == "label" else set()))
+
+    def class_weights(self, logits: Tensor, labels: Tensor | None, teacher_logits: Tensor) -> Tensor:
+        """How much each logit counts in the score z_y: [batch, classes], like `logits`."""
+        chosen = teacher_logits.argmax(dim=1) if self.of == "teacher" or labels is None else labels
+        return chosen.to(logits.dtype) if chosen.is_floating_point() else F.one_hot(chosen, logits.shape[1])
+
+    def __call__(
+        self,
+        features: Float[Tensor, "batch channel height width"],
+        gradients: Float[Tensor, "batch channel height width"],
+    ) -> Float[Tensor, "batch height width"]:
+        weights = widen(gradients).mean(dim=(2, 3), keepdim=True)
+        return (weights * widen(features)).sum(dim=1).relu()
+
+
+@dataclass(frozen=True)
+class ClassToken:
+    """The attention that a transformer's class token pays to each patch, averaged over the heads, in float32 at least.
+
+    P[b, patch] = mean over heads of softmax(q_class k^T / sqrt(d))[patch], of the stage's own block; or, with
+    rollout, the class token's row of the product of (attention + identity) / 2 over all blocks up to the stage's
+    (Abnar & Zuidema, arXiv 2005.00928).
+    """
+
+    source: ClassVar[Source] = "tokens"
+    signals: ClassVar[frozenset[str]] = frozenset()
+    rollout: bool = False
+
+    def __call__(self, attention: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch height width"]:
+        return widen(attention)
+
+
+@dataclass(frozen=True)
+class Several:
+    """The maps of several mechanisms, one after the other for each sample: [batch * mechanisms, height, width]."""
+
+    source: ClassVar[Source] = "features"
+    signals: ClassVar[frozenset[str]] = frozenset()
+    mechanisms: tuple[PowerMap | MaxMap | TokenNorm, ...]
+
+    def __call__(self, features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "maps height width"]:
+        return torch.stack([mechanism(features) for mechanism in self.mechanisms], dim=1).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A row of the table: how the mechanism is built (from a power, or from nothing), and what it is."""
+
+    build: Callable[..., Reduction]
+    summary: str
+    takes_power: bool = False
+
+
+ATTENTIONS: dict[str, Attention] = {
+    "power": Attention(PowerMap, "sum over the channels of |A|^power", takes_power=True),
+    "max": Attention(MaxMap, "largest |A|^power over the channels", takes_power=True),
+    "token_norm": Attention(TokenNorm, "length of each position's feature vector", takes_power=True),
+    "gradcam": Attention(lambda: GradCAM("label"), "Grad-CAM of the sample's own class"),
+    "gradcam_teacher": Attention(lambda: GradCAM("teacher"), "Grad-CAM of the class that the teacher names"),
+    "class_token": Attention(lambda: ClassToken(), "a transformer block's attention from the class token to the patches"),
+    "rollout": Attention(lambda: ClassToken(rollout=True), "the same, rolled out over all blocks up to this one"),
+}  # fmt: skip
+
+
+def mechanism(name: str, power: float | Sequence[float] = 2.0) -> Reduction:
+    """The attention mechanism of a name in ATTENTIONS; of several powers, all their maps.
+
+    Raises InputError for an unknown name (with the nearest), and for a power where the mechanism takes none.
+    """
+    if name not in ATTENTIONS:
+        raise InputError(
+            f"there is no attention '{name}'.{nearest(name, ATTENTIONS)} All of them: {', '.join(ATTENTIONS)}"
+        )
+    row = ATTENTIONS[name]
+    if not row.takes_power:
+        if power != 2.0:
+            raise InputError(f"attention '{name}' takes no power, got {power}: leave it out, or use attention=power")
+        return row.build()
+    if isinstance(power, Sequence):
+        if not power:
+            raise InputError("power holds no number: give one, or several as [1, 2, 4]")
+        return Several(tuple(row.build(float(one)) for one in power))  # type: ignore[misc]
+    return row.build(power)
+
+
+def to_map(features: Tensor, reduction: Reduction) -> Float[Tensor, "maps height width"]:
+    """What a loss compares: the reduction of features [batch, channel, height, width]; maps as they are, widened.
+
+    Raises InputError for features where the mechanism looks at more than them.
+    """
+    if features.ndim == 3:
+        return widen(features)
+    if reduction.source != "features":
+        raise InputError(
+            f"{reduction} cannot be computed from features alone: let a Distiller compute it, or pass its maps [batch, height, width]"
+        )
+    return reduction(features)
 
 
 def widen(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -56,3 +218,13 @@ def normalise(power_map: Float[Tensor, "batch height width"], eps: float) -> Flo
     """The attention map Q = P / (||P||_F + eps), with the norm over height and width, so that 0 <= Q <= 1."""
     norm = torch.linalg.vector_norm(power_map, dim=(1, 2), keepdim=True)
     return (power_map / (norm + eps)).clamp(max=1.0)
+
+
+def _powered(features: Tensor, power: float) -> Tensor:
+    wide = widen(features)
+    return wide.square() if power == 2 else wide.abs().pow(power)
+
+
+def _check_power(power: float) -> None:
+    if not power >= 1:
+        raise InputError(f"power must be at least 1 for a finite gradient at zero, got {power}: use power=2")

@@ -10,6 +10,18 @@ class InputError(ValueError):
     """Something the user gave cannot be used. The message is one line: what was expected, what came, what to do."""
 
 
+class StageError(InputError):
+    """Something about one stage does not fit; whoever knows the stages' names may add them.
+
+    stage: its position among the paired stages. reason: what does not fit.
+    """
+
+    def __init__(self, stage: int, reason: str) -> None:
+        super().__init__(f"stage {stage}: {reason}")
+        self.stage = stage
+        self.reason = reason
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """The names in `known` most like `name`, as a phrase to end an error with; empty when nothing is alike."""
     matches = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)

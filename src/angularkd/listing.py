@@ -8,9 +8,10 @@ from fnmatch import fnmatch
 from rich.console import Console
 from rich.table import Table
 
+from angularkd.attention import ATTENTIONS
 from angularkd.data.sources import DESCRIPTIONS
 from angularkd.errors import InputError
-from angularkd.losses.weighted import LOSSES
+from angularkd.losses.weighted import LOSSES, SCHEDULE
 from angularkd.models import sources
 
 
@@ -26,10 +27,17 @@ def _models(pattern: str, console: Console) -> None:
 
 def _losses(pattern: str, console: Console) -> None:
     table = Table("loss", "what it is", "options")
-    for name in _some([name for name in LOSSES if fnmatch(name, pattern)], pattern, "losses"):
+    names = _some([name for name in LOSSES if fnmatch(name, pattern)], pattern, "losses")
+    for name in names:
         options = ", ".join(f"{key}={default}" for key, default in LOSSES[name].options().items())
         table.add_row(name, LOSSES[name].summary, options)
     console.print(table)
+    console.print(f"every loss also takes {' and '.join(SCHEDULE)}: its weight's course over the run", highlight=False)
+    if any("attention" in LOSSES[name].options() for name in names):
+        mechanisms = Table("attention", "what it is", "takes a power")
+        for name, row in ATTENTIONS.items():
+            mechanisms.add_row(name, row.summary, "yes" if row.takes_power else "")
+        console.print(mechanisms)
 
 
 def _datasets(pattern: str, console: Console) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,8 +14,24 @@ Features = list[Tensor]
 
 Logits = Float[Tensor, "batch classes"]
 
-Reduction = Callable[[Tensor], Tensor]
-"""What is kept of a stage's features [batch, channel, height, width]; hashable, so that equal wishes are met once."""
+Source = Literal["features", "gradients", "tokens"]
+"""What a reduction is called with (`angularkd.attention`)."""
+
+
+@runtime_checkable
+class Reduction(Protocol):
+    """What is kept of a stage, as maps [batch, height, width]; hashable, so that equal wishes are met once.
+
+    signals: fields of `Signals` that it looks at beside the features.
+    """
+
+    source: ClassVar[Source]
+
+    @property
+    def signals(self) -> frozenset[str]: ...
+
+    def __call__(self, *looked_at: Any) -> Tensor: ...
+
 
 Terms = dict[str, Tensor]
 """Scalar loss terms by name, each already multiplied by its weight: they sum to the total."""
@@ -27,15 +43,15 @@ class Batch:
 
     images:  float32 RGB in 0..1, [batch, 3, height, width], channels_last in memory, on the loader's device;
              not normalised, because teacher and student may each want a mean and a standard deviation of their own.
-    labels:  class indices.
+    labels:  class indices, or soft labels where images were mixed: a share of each class.
     indices: row of each sample in its split.
-    view:    which augmentation of the samples this is: (index, view) names an image for good.
+    view:    which augmentation of the samples this is: (index, view) names an image for good; None where images were mixed.
     """
 
     images: Float[Tensor, "batch 3 height width"]
-    labels: Int[Tensor, " batch"]
+    labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
     indices: Int[Tensor, " batch"]
-    view: int
+    view: int | None
 
 
 @dataclass(frozen=True)

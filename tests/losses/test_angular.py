@@ -10,6 +10,7 @@ from torch import Tensor
 
 from angularkd import AMDLoss, InputError
 from angularkd.attention import PowerMap
+from angularkd.losses.angular import MARGINS as NAMED_MARGINS
 from angularkd.losses.angular import cosine_with_margin, patches
 
 MARGINS = [(1.35, 0.0, 0.0), (1.0, 0.0, 0.0), (1.2, 0.3, 0.0), (1.0, 0.0, 0.2), (1.1, 0.2, 0.1)]
@@ -97,6 +98,34 @@ def test_stages_are_summed() -> None:
     loss = AMDLoss()
     together = loss([s for s, _ in stages], [t for _, t in stages])
     assert together.item() == pytest.approx(sum(loss([s], [t]).item() for s, t in stages), rel=1e-12)
+
+
+def test_stages_count_by_their_weights() -> None:
+    stages = [(features(2, 3, 4, 4, seed=i), features(2, 4, 4, 4, seed=i + 9)) for i in range(3)]
+    weighted = AMDLoss(stage_weights=[2, 0, 0.5])([s for s, _ in stages], [t for _, t in stages])
+    alone = [AMDLoss()([s], [t]).item() for s, t in stages]
+    assert weighted.item() == pytest.approx(2 * alone[0] + 0.5 * alone[2], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMED_MARGINS)
+def test_named_margins_stand_for_their_numbers(name) -> None:
+    student, teacher = features(2, 3, 4, 4, seed=1), features(2, 4, 4, 4, seed=2)
+    multiplicative, additive, cosine = NAMED_MARGINS[name]
+    named = AMDLoss(name)([student], [teacher])
+    assert torch.equal(named, AMDLoss(multiplicative, additive, cosine)([student], [teacher]))
+    others = [AMDLoss(other)([student], [teacher]).item() for other in NAMED_MARGINS if other != name]
+    assert all(abs(named.item() - other) > 1e-9 for other in others)
+
+
+@pytest.mark.parametrize("grid", [None, 2])
+def test_the_parts_are_those_of_the_three_maps(grid) -> None:
+    student, teacher = features(2, 3, 4, 4, seed=1), features(2, 4, 4, 4, seed=2)
+    loss = AMDLoss(grid=grid)
+    parts = loss.by_map([student], [teacher])
+    assert parts.shape == (3,) and torch.equal(parts.sum(), loss([student], [teacher]))
+    if grid is None:
+        units = [torch.nn.functional.normalize(loss.maps(x).flatten(2), dim=2) for x in (student, teacher)]
+        torch.testing.assert_close(parts, (units[0] - units[1]).square().mean(dim=(1, 2)) / 3)
 
 
 @pytest.mark.parametrize("grid", [None, 2])
@@ -232,6 +261,7 @@ def test_a_batch_of_one_works() -> None:
         ([(2, 3, 4, 4)], [(3, 3, 4, 4)], {}, "stage 0: the student's batch holds 2"),
         ([(2, 3, 4, 4)], [(2, 3, 4, 4)], {"grid": 4}, "stage 0: a 4x4 grid"),
         ([(2, 3, 4, 4)], [(2, 3, 4, 4)], {"grid": 9}, "stage 0: a 9x9 grid"),
+        ([(2, 3, 4, 4)], [(2, 3, 4, 4)], {"stage_weights": [1, 2]}, "2 stage_weights for 1 paired"),
     ],
 )
 def test_features_that_do_not_fit_are_named(student, teacher, options, message) -> None:
@@ -247,6 +277,10 @@ def test_features_that_do_not_fit_are_named(student, teacher, options, message) 
         ({"power": 0.5}, "power"),
         ({"grid": 1}, "grid"),
         ({"local_weight": 1.5}, "local_weight"),
+        ({"margin": "arcfase"}, "no margin 'arcfase'.*'arcface'"),
+        ({"margin": "arcface", "cosine_margin": 0.1}, "sets all three margins"),
+        ({"stage_weights": [1, -1]}, "stage_weights"),
+        ({"stage_weights": [0, 0]}, "stage_weights"),
     ],
 )
 def test_options_out_of_range_are_named(options, message) -> None:

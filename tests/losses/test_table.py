@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from angularkd import Distiller, InputError
-from angularkd.losses.weighted import EMBEDDINGS, FEATURES, LOGITS, LOSSES, read_terms, signals_of
+from angularkd.losses.weighted import EMBEDDINGS, FEATURES, LOGITS, LOSSES, WeightSchedule, read_terms, signals_of
 from angularkd.models import cifar
 from angularkd.types import Signals, Surroundings
 
@@ -85,3 +85,51 @@ def test_learned_parts_are_trained_and_saved_with_the_student() -> None:
 
 def test_signals_are_those_of_the_terms_with_weight() -> None:
     assert signals_of(read_terms({"ce": 1.0, "kd": 0, "pkt": 2.0})) == {"student_logits", "labels", *EMBEDDINGS}
+
+
+def test_signals_include_those_of_an_attention_mechanism() -> None:
+    signals = signals_of(read_terms({"amd": {"weight": 1.0, "attention": "gradcam"}}))
+    assert signals == {*FEATURES, *LOGITS, "labels"}
+    assert signals_of(read_terms({"at": {"weight": 1.0, "attention": "max"}})) == {*FEATURES}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at", "factor"),
+    [
+        ({}, 3.0, 1.0),
+        ({"warmup_epochs": 2}, 0.0, 0.0),
+        ({"warmup_epochs": 2}, 0.5, 0.25),
+        ({"warmup_epochs": 2}, 2.0, 1.0),
+        ({"warmup_epochs": 2}, 9.0, 1.0),
+        ({"decay_to": 0.2}, 0.0, 1.0),
+        ({"decay_to": 0.2}, 5.0, 0.6),
+        ({"decay_to": 0.2}, 10.0, 0.2),
+        ({"warmup_epochs": 2, "decay_to": 0}, 6.0, 0.5),
+        ({"warmup_epochs": 12, "decay_to": 0}, 9.0, 0.75),
+    ],
+)
+def test_weights_follow_their_schedule(schedule, at, factor) -> None:
+    assert WeightSchedule(**schedule).factor(at, 10) == pytest.approx(factor)
+    models = cifar.create("resnet14", 10), cifar.create("resnet8", 10)
+    distiller = Distiller(*models, {"ce": 1.0, "kd": {"weight": 2.0, **schedule}}).eval()
+    images, labels = torch.rand(3, 3, 16, 16), torch.arange(3)
+    whole = distiller(images, labels).terms
+    distiller.set_epoch(at, 10)
+    now = distiller(images, labels).terms
+    torch.testing.assert_close(now["kd"], factor * whole["kd"])
+    assert torch.equal(now["ce"], whole["ce"])
+
+
+@pytest.mark.parametrize("value", ["soon", -1, float("inf"), True])
+def test_a_schedule_that_is_none_is_named(value) -> None:
+    with pytest.raises(InputError, match="warmup_epochs of loss 'kd' must be a number >= 0"):
+        read_terms({"kd": {"weight": 1.0, "warmup_epochs": value}})
+
+
+def test_what_does_not_fit_is_named_by_its_modules() -> None:
+    models = cifar.create("resnet14", 10), cifar.create("resnet8", 10)
+    distiller = Distiller(*models, {"amd": {"weight": 1.0, "grid": 3}})
+    with pytest.raises(
+        InputError, match=r"stage 2 \(teacher's layer3 \[64, 4, 4\], student's layer3 .*: a 3x3 grid leaves"
+    ):
+        distiller(torch.rand(2, 3, 16, 16), torch.arange(2))

@@ -10,17 +10,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.attention import PowerMap, match_sizes, normalise, widen
-from angularkd.errors import InputError
+from angularkd.attention import match_sizes, mechanism, normalise, to_map
+from angularkd.errors import InputError, StageError, nearest
 
 Maps = Float[Tensor, "3 batch height width"]
 """The angular, the positive and the negative map of a batch, stacked."""
+
+MARGINS: dict[str, tuple[float, float, float]] = {
+    "sphereface": (1.35, 0.0, 0.0),
+    "arcface": (1.0, 0.5, 0.0),
+    "cosface": (1.0, 0.0, 0.35),
+}
+"""Named margins (m1, m2, m3): multiplicative, SphereFace (arXiv 1704.08063) with AMD's 1.35; additive, in radians, of ArcFace
+(arXiv 1801.07698); of the cosine, of CosFace (arXiv 1801.09414)."""
 
 
 class AMDLoss(nn.Module):
     """Distance between the angular distributions of teacher and student attention maps, summed over the stages.
 
-    For one stage with features A, attention map Q (`angularkd.attention`) and angle theta = arccos(Q):
+    For one stage with attention map P, Q = P / (||P||_F + eps) (`angularkd.attention`) and angle theta = arccos(Q):
 
         positive   psi = scale * (cos(margin * theta + additive_margin) - cosine_margin)
         negative   n   = scale * (1 - Q)
@@ -34,23 +42,26 @@ class AMDLoss(nn.Module):
 
     Args:
         margin: multiplicative angular margin m1 (SphereFace); 1.35 is the authors' value, 1 without the other
-            margins makes the positive term exactly attention transfer.
+            margins makes the positive term exactly attention transfer. Or the name of all three in MARGINS:
+            "sphereface", "arcface", "cosface".
         additive_margin: m2 in radians (ArcFace).
         cosine_margin: m3 (CosFace).
         scale: s, the radius of the hypersphere.
-        power: exponent of the channel-wise power map.
+        power: exponent of the channel-wise power map; of several, [1, 2, 4], the mean of their losses is taken.
         grid: k of the k x k local patches ("fine-grained features"; the authors use 2), or None for the whole map alone.
         local_weight: w, the share of the patches in a stage's loss.
-        eps: added to the norm of the power map.
+        attention: the mechanism that makes P, a name in `angularkd.attention.ATTENTIONS`.
+        stage_weights: factor of each stage's loss, shallow to deep; None for 1 each.
+        eps: added to the norm of P.
 
     `forward` takes two equally long sequences over the stages, each tensor either features
-    [batch, channel, height, width] or a power map [batch, height, width] that was reduced already, and returns a
-    scalar >= 0, of the order 1e-4 a stage: its weight is in the thousands. Where the sizes differ the larger
-    power map is average-pooled to the smaller. The teacher's side carries no gradient.
+    [batch, channel, height, width] or a map P [batch, height, width] that was made already, and returns a
+    scalar >= 0, of the order 1e-4 a stage: its weight is in the thousands. `by_map` returns its three parts. Where the sizes
+    differ the larger P is average-pooled to the smaller. The teacher's side carries no gradient.
     Maps and angles are computed in float32 at least, whatever the autocast or the features' type.
 
     Raises InputError, naming the stage, for sequences of unequal length, unequal batches, a map of a single position
-    (it has no direction, so no gradient), and patches of fewer than two positions.
+    (it has no direction, so no gradient), patches of fewer than two positions, and stage weights of another number.
 
     Departures from the authors' published code: logsigmoid for the difference of exponentials (theirs overflows in
     float32 from scale = 89 and in half precision always); the derivative of cos(margin * arccos Q) takes its finite limit
@@ -59,16 +70,20 @@ class AMDLoss(nn.Module):
 
     def __init__(
         self,
-        margin: float = 1.35,
+        margin: float | str = 1.35,
         additive_margin: float = 0.0,
         cosine_margin: float = 0.0,
         scale: float = 64.0,
-        power: float = 2.0,
+        power: float | Sequence[float] = 2.0,
         grid: int | None = None,
         local_weight: float = 0.2,
+        attention: str = "power",
+        stage_weights: Sequence[float] | None = None,
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
+        if isinstance(margin, str):
+            margin, additive_margin, cosine_margin = _margins(margin, additive_margin, cosine_margin)
         if not margin > 0:
             raise InputError(f"margin multiplies the angle and must be positive, got {margin}: 1 means no margin")
         if not scale > 0:
@@ -77,58 +92,69 @@ class AMDLoss(nn.Module):
             raise InputError(f"grid must be 2 or more, or None for the whole map alone, got {grid}")
         if not 0 <= local_weight <= 1:
             raise InputError(f"local_weight is the share of the patches and must lie in 0..1, got {local_weight}")
+        if stage_weights is not None and (min(stage_weights, default=-1) < 0 or not any(stage_weights)):
+            raise InputError(f"stage_weights must be numbers >= 0, one a stage and one above 0, got {stage_weights}")
         self.margin = margin
         self.additive_margin = additive_margin
         self.cosine_margin = cosine_margin
         self.scale = scale
         self.grid = grid
         self.local_weight = local_weight
+        self.stage_weights = tuple(stage_weights) if stage_weights is not None else None
         self.eps = eps
-        self.reduction = PowerMap(power)
+        self.reduction = mechanism(attention, power)
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
+        return self.by_map(student_features, teacher_features).sum()
+
+    def by_map(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, 3]:
+        """The loss in its three parts, which sum to it: of the angular, the positive and the negative maps."""
         if len(student_features) != len(teacher_features) or not student_features:
             raise InputError(
                 f"AMD pairs stages one to one, got {len(student_features)} of the student and "
                 f"{len(teacher_features)} of the teacher: pass two equally long, non-empty sequences"
             )
+        weights = self.stage_weights or (1.0,) * len(student_features)
+        if len(weights) != len(student_features):
+            raise InputError(
+                f"AMD got {len(weights)} stage_weights for {len(student_features)} paired stages: give one a stage"
+            )
         device = student_features[0].device.type
         with torch.autocast(device, enabled=False):
-            stages = zip(student_features, teacher_features, strict=True)
-            return torch.stack([self._stage(i, s, t.detach()) for i, (s, t) in enumerate(stages)]).sum()
+            stages = enumerate(zip(weights, student_features, teacher_features, strict=True))
+            return torch.stack([w * self._stage(i, s, t.detach()) for i, (w, s, t) in stages if w]).sum(dim=0)
 
     def maps(self, features: Tensor) -> Maps:
-        """The angular, positive and negative maps (G, psi, n) of one stage's features or power map."""
-        return self._angular_maps(normalise(self._power_map(features), self.eps))
+        """The angular, positive and negative maps (G, psi, n) of one stage's features, or of its map P."""
+        return self._angular_maps(normalise(to_map(features, self.reduction), self.eps))
 
-    def _stage(self, index: int, student: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
-        student, teacher = self._power_map(student), self._power_map(teacher)
+    def _stage(self, index: int, student: Tensor, teacher: Tensor) -> Float[Tensor, 3]:
+        student, teacher = to_map(student, self.reduction), to_map(teacher, self.reduction)
         if student.shape[0] != teacher.shape[0]:
-            raise InputError(
-                f"stage {index}: the student's batch holds {student.shape[0]} samples, the teacher's {teacher.shape[0]}"
+            raise StageError(
+                index, f"the student's batch holds {student.shape[0]} samples, the teacher's {teacher.shape[0]}"
             )
         student, teacher = match_sizes(student, teacher)
         height, width = student.shape[1:]
         if height * width < 2:
-            raise InputError(
-                f"stage {index}: a {height}x{width} map has no direction to learn: leave this stage out, or use larger images"
+            raise StageError(
+                index,
+                f"a {height}x{width} map has no direction to learn: leave this stage out, or use larger images",
             )
         student_maps = self._angular_maps(normalise(student, self.eps))
         teacher_maps = self._angular_maps(normalise(teacher, self.eps))
-        whole = region_distance(student_maps, teacher_maps)
+        whole = region_distances(student_maps, teacher_maps)
         if self.grid is None:
             return whole
         if height // self.grid * (width // self.grid) < 2:
-            raise InputError(
-                f"stage {index}: a {self.grid}x{self.grid} grid leaves patches of fewer than two positions on a "
-                f"{height}x{width} map: use a smaller grid, or leave this stage out"
+            raise StageError(
+                index,
+                f"a {self.grid}x{self.grid} grid leaves patches of fewer than two positions on a "
+                f"{height}x{width} map: use a smaller grid, or leave this stage out",
             )
         pairs = zip(patches(student_maps, self.grid), patches(teacher_maps, self.grid), strict=True)
-        local = torch.stack([region_distance(s, t) for s, t in pairs]).mean()
+        local = torch.stack([region_distances(s, t) for s, t in pairs]).mean(dim=0)
         return (1 - self.local_weight) * whole + self.local_weight * local
-
-    def _power_map(self, features: Tensor) -> Float[Tensor, "batch height width"]:
-        return self.reduction(features) if features.ndim == 4 else widen(features)
 
     def _angular_maps(self, attention_map: Float[Tensor, "batch height width"]) -> Maps:
         cosine = cosine_with_margin(attention_map, self.margin, self.additive_margin)
@@ -156,9 +182,9 @@ def cosine_with_margin(
     return torch.where(inside, torch.cos(margin * theta + additive_margin), edge)
 
 
-def region_distance(student: Maps, teacher: Maps) -> Float[Tensor, ""]:
-    """The mean squared difference of the three maps, each of unit length over the positions of a sample."""
-    return F.mse_loss(_unit(student), _unit(teacher))
+def region_distances(student: Maps, teacher: Maps) -> Float[Tensor, 3]:
+    """A third of the mean squared difference of each map, brought to unit length over the positions of a sample."""
+    return (_unit(student) - _unit(teacher)).square().mean(dim=(1, 2, 3)) / 3
 
 
 def patches(maps: Maps, grid: int) -> Iterator[Maps]:
@@ -169,3 +195,13 @@ def patches(maps: Maps, grid: int) -> Iterator[Maps]:
 
 def _unit(maps: Maps) -> Maps:
     return F.normalize(maps.flatten(2), dim=2).view_as(maps)
+
+
+def _margins(name: str, additive_margin: float, cosine_margin: float) -> tuple[float, float, float]:
+    if name not in MARGINS:
+        raise InputError(
+            f"there is no margin '{name}'.{nearest(name, MARGINS)} Give a number, or one of {', '.join(MARGINS)}"
+        )
+    if additive_margin or cosine_margin:
+        raise InputError(f"margin={name} sets all three margins: leave the others out, or give all three as numbers")
+    return MARGINS[name]

@@ -10,15 +10,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.attention import PowerMap, match_sizes, widen
-from angularkd.errors import InputError
+from angularkd.attention import match_sizes, mechanism, to_map, widen
+from angularkd.errors import InputError, StageError
+from angularkd.types import Reduction
 
 Pairs = list[tuple[Tensor, Tensor]]
 """One (student, teacher) a stage."""
 
 
 class AttentionTransfer(nn.Module):
-    """Attention transfer: the student's normalised power maps approach the teacher's, summed over the stages.
+    """Attention transfer: the student's normalised attention maps approach the teacher's, summed over the stages.
 
     For one stage with features A:
 
@@ -29,6 +30,7 @@ class AttentionTransfer(nn.Module):
     Args:
         power: exponent of the channel-wise power map.
         squared: the mean squared difference of the authors' code and of the field; False is equation 2 of the paper.
+        attention: another mechanism that makes P, a name in `angularkd.attention.ATTENTIONS`.
 
     `forward` takes two equally long sequences over the stages, each tensor either features [batch, channel, height,
     width] or a power map [batch, height, width] that was reduced already. It returns a scalar >= 0: at most 2 /
@@ -42,9 +44,9 @@ class AttentionTransfer(nn.Module):
     average-pooled to the smaller (others pool the features, which a stored map no longer allows).
     """
 
-    def __init__(self, power: float = 2.0, squared: bool = True) -> None:
+    def __init__(self, power: float = 2.0, squared: bool = True, attention: str = "power") -> None:
         super().__init__()
-        self.reduction = PowerMap(power)
+        self.reduction = mechanism(attention, power)
         self.squared = squared
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -228,9 +230,10 @@ def stage_pairs(
         require_features(index, "student", student, maps)
         require_features(index, "teacher", teacher, maps)
         if student.shape[0] != teacher.shape[0]:
-            raise InputError(
-                f"stage {index}: the student's batch holds {student.shape[0]} samples, the teacher's "
-                f"{teacher.shape[0]}: show both the same images"
+            raise StageError(
+                index,
+                f"the student's batch holds {student.shape[0]} samples, the teacher's "
+                f"{teacher.shape[0]}: show both the same images",
             )
         student = widen(student)
         pairs.append((student, teacher.detach().to(student.dtype)))
@@ -243,11 +246,10 @@ def full_precision(pairs: Pairs) -> torch.autocast:
 
 
 def unit_maps(
-    stage: int, student: Tensor, teacher: Tensor, reduction: PowerMap
+    stage: int, student: Tensor, teacher: Tensor, reduction: Reduction
 ) -> tuple[Float[Tensor, "batch positions"], Float[Tensor, "batch positions"]]:
-    """The power maps of features or of maps, brought to one size, each of unit length over a sample's positions."""
-    student, teacher = (reduction(x) if x.ndim == 4 else x for x in (student, teacher))
-    student, teacher = match_sizes(student, teacher)
+    """The attention maps of features, or maps as they are, brought to one size, of unit length over a sample's positions."""
+    student, teacher = match_sizes(to_map(student, reduction), to_map(teacher, reduction))
     refuse_single_position(stage, student)
     return F.normalize(student.flatten(1)), F.normalize(teacher.flatten(1))
 
@@ -256,27 +258,27 @@ def require_features(stage: int, owner: str, features: Tensor, maps: bool = Fals
     """Raises InputError unless the tensor is [batch, channel, height, width], or a map where those are taken."""
     if features.ndim != 4 and not (maps and features.ndim == 3):
         wanted = "[batch, channel, height, width]" + (" or [batch, height, width]" if maps else "")
-        raise InputError(
-            f"stage {stage}: expected the {owner}'s features as {wanted}, got {list(features.shape)}: "
-            "take the stage before it is pooled, flattened or reduced"
+        raise StageError(
+            stage,
+            f"expected the {owner}'s features as {wanted}, got {list(features.shape)}: "
+            "take the stage before it is pooled, flattened or reduced",
         )
 
 
 def require_equal_channels(stage: int, student: Tensor, teacher: Tensor, remedy: str) -> None:
     """Raises InputError, ending with the remedy, unless both features have the same number of channels."""
     if student.shape[1] != teacher.shape[1]:
-        raise InputError(
-            f"stage {stage}: the student has {student.shape[1]} channels, the teacher {teacher.shape[1]}, "
-            f"and they must be equal: {remedy}"
+        raise StageError(
+            stage,
+            f"the student has {student.shape[1]} channels, the teacher {teacher.shape[1]}, "
+            f"and they must be equal: {remedy}",
         )
 
 
 def refuse_single_position(stage: int, features: Tensor) -> None:
     """Raises InputError for a 1 x 1 map: of unit length it is a constant, without a gradient."""
     if features.shape[-2] * features.shape[-1] < 2:
-        raise InputError(
-            f"stage {stage}: a 1x1 map has no direction to learn: leave this stage out, or use larger images"
-        )
+        raise StageError(stage, "a 1x1 map has no direction to learn: leave this stage out, or use larger images")
 
 
 def _kernel(

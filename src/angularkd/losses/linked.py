@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from angularkd.attention import PowerMap, match_sizes, widen
-from angularkd.errors import InputError
+from angularkd.errors import InputError, StageError
 from angularkd.losses.feature import (
     checked_levels,
     context_distance,
@@ -161,9 +161,10 @@ class AttentionLinks(nn.Module):
             require_features(index, owner, stage)
             refuse_single_position(index, stage)
             if stage.shape[0] != students[0].shape[0]:
-                raise InputError(
-                    f"stage {index}: the {owner}'s batch holds {stage.shape[0]} samples, the student's first stage "
-                    f"{students[0].shape[0]}: show all stages the same images"
+                raise StageError(
+                    index,
+                    f"the {owner}'s batch holds {stage.shape[0]} samples, the student's first stage "
+                    f"{students[0].shape[0]}: show all stages the same images",
                 )
         return [
             widen(stage) if owner == "student" else stage.detach().to(widen(students[0]).dtype) for stage in features

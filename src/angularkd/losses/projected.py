@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from angularkd.attention import match_sizes, widen
-from angularkd.errors import InputError
+from angularkd.errors import InputError, StageError
 from angularkd.losses.feature import Pairs, require_equal_channels, stage_pairs
 
 Shapes = Sequence[tuple[int, int, int]]
@@ -274,8 +274,8 @@ def channels_of(owner: str, shapes: Shapes) -> list[int]:
         raise InputError(f"{owner}_shapes is empty: give (channels, height, width) of each stage")
     for index, shape in enumerate(shapes):
         if len(shape) != 3 or min(shape) < 1:
-            raise InputError(
-                f"stage {index}: expected the {owner}'s (channels, height, width), got {tuple(shape)}: drop the batch"
+            raise StageError(
+                index, f"expected the {owner}'s (channels, height, width), got {tuple(shape)}: drop the batch"
             )
     return [shape[0] for shape in shapes]
 

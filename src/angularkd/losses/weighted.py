@@ -44,6 +44,7 @@ class Loss:
     summary:  what it is.
     built_for: arguments of `build` that come from the models and the data (fields of `Surroundings`), not from the user.
     short:    short forms of option names, as the literature writes them.
+    one_class: whether it needs labels that name one class a sample, and cannot do with soft ones.
     """
 
     build: Callable[..., nn.Module]
@@ -51,6 +52,7 @@ class Loss:
     summary: str
     built_for: tuple[str, ...] = ()
     short: Mapping[str, str] = field(default_factory=dict)
+    one_class: bool = False
 
     def options(self) -> dict[str, Any]:
         """The options that a user may set, with their defaults."""
@@ -61,9 +63,9 @@ class Loss:
 LOSSES: dict[str, Loss] = {
     "ce": Loss(CrossEntropy, ("student_logits", "labels"), "cross-entropy with the labels"),
     "kd": Loss(HintonKD, LOGITS, "Hinton's distillation of softened predictions", short={"T": "temperature"}),
-    "dkd": Loss(DecoupledKD, (*LOGITS, "labels"), "decoupled KD: target and other classes apart", short={"T": "temperature"}),
+    "dkd": Loss(DecoupledKD, (*LOGITS, "labels"), "decoupled KD: target and the rest apart", short={"T": "temperature"}, one_class=True),
     "dist": Loss(DIST, LOGITS, "correlations of predictions within and between classes", short={"T": "temperature"}),
-    "nkd": Loss(NKD, (*LOGITS, "labels"), "normalised KD: non-target classes on their own", short={"T": "temperature"}),
+    "nkd": Loss(NKD, (*LOGITS, "labels"), "normalised KD: other classes on their own", short={"T": "temperature"}, one_class=True),
     "amd": Loss(AMDLoss, FEATURES, "angular margin-based distillation of attention maps"),
     "at": Loss(AttentionTransfer, FEATURES, "attention transfer: normalised power maps"),
     "nst": Loss(NeuronSelectivityTransfer, FEATURES, "neuron selectivity: distribution of the channels' maps"),
@@ -87,12 +89,44 @@ LOSSES: dict[str, Loss] = {
 
 
 @dataclass(frozen=True)
+class WeightSchedule:
+    """How a loss's weight changes over a run, as a factor of the weight: constantly 1, if nothing else is said.
+
+    warmup_epochs: the weight rises linearly from 0 over them.
+    decay_to: after the warm-up it falls linearly, to this share of itself at the end of the run.
+    """
+
+    warmup_epochs: float = 0.0
+    decay_to: float = 1.0
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        """The factor after `epoch` epochs, in fractions too, of a run of `epochs`."""
+        if epoch < self.warmup_epochs:
+            return epoch / self.warmup_epochs
+        left = epochs - self.warmup_epochs
+        progress = min((epoch - self.warmup_epochs) / left, 1.0) if left > 0 else 0.0
+        return 1 - (1 - self.decay_to) * progress
+
+
+SCHEDULE = tuple(WeightSchedule.__dataclass_fields__)
+"""Options of the weight itself, which every loss takes."""
+
+
+@dataclass(frozen=True)
 class Term:
-    """One loss of the objective with its weight and its options."""
+    """One loss of the objective with its weight, its options, and how the weight changes over the run."""
 
     name: str
     weight: float
     options: Mapping[str, Any]
+    schedule: WeightSchedule = WeightSchedule()
+
+    @property
+    def signals(self) -> frozenset[str]:
+        """The names of all that the loss looks at, its attention mechanism included."""
+        row = LOSSES[self.name]
+        reduction = reduction_of(self.build(None)) if not row.built_for else None
+        return frozenset(row.inputs) | (reduction.signals if reduction is not None else frozenset())
 
     def build(self, surroundings: Surroundings | None) -> nn.Module:
         row = LOSSES[self.name]
@@ -115,6 +149,8 @@ class Term:
 class WeightedLosses(nn.Module):
     """Evaluates several losses on the same signals; `forward` returns their terms, multiplied by their weights.
 
+    The weights are whole until `set_epoch` is first called.
+
     Args:
         terms: from `read_terms`.
         surroundings: what losses with learned parts are built for; without them such losses are refused.
@@ -123,6 +159,8 @@ class WeightedLosses(nn.Module):
     def __init__(self, terms: Sequence[Term], surroundings: Surroundings | None = None) -> None:
         super().__init__()
         self.weights = {term.name: term.weight for term in terms}
+        self.schedules = {term.name: term.schedule for term in terms}
+        self.factors = dict.fromkeys(self.weights, 1.0)
         self.losses = nn.ModuleDict({term.name: term.build(surroundings) for term in terms})
 
     @property
@@ -131,8 +169,15 @@ class WeightedLosses(nn.Module):
         wanted = [loss for name, loss in self.losses.items() if set(FEATURES) & set(LOSSES[name].inputs)]
         return tuple(dict.fromkeys(map(reduction_of, wanted)))
 
+    def set_epoch(self, epoch: float, epochs: float) -> None:
+        """Let the weights follow their schedules: `epoch` epochs, in fractions too, of a run of `epochs` are done."""
+        self.factors = {name: schedule.factor(epoch, epochs) for name, schedule in self.schedules.items()}
+
     def forward(self, signals: Signals) -> Terms:
-        return {name: self.weights[name] * loss(*_inputs(name, loss, signals)) for name, loss in self.losses.items()}
+        return {
+            name: self.weights[name] * self.factors[name] * loss(*_inputs(name, loss, signals))
+            for name, loss in self.losses.items()
+        }
 
 
 def read_terms(losses: Mapping[str, float | Mapping[str, Any]]) -> tuple[Term, ...]:
@@ -141,6 +186,7 @@ def read_terms(losses: Mapping[str, float | Mapping[str, Any]]) -> tuple[Term, .
     Args:
         losses: from a loss's name to its weight, or to a mapping of `weight` and the loss's options:
             {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4.0}, "amd": 5000.0}. A weight of 0 leaves the loss out.
+            Every loss takes the options of `WeightSchedule` too.
 
     Raises InputError for an unknown loss or option (with the nearest names), a weight that is none, an empty objective.
     """
@@ -152,7 +198,17 @@ def read_terms(losses: Mapping[str, float | Mapping[str, Any]]) -> tuple[Term, .
 
 def signals_of(terms: Iterable[Term]) -> frozenset[str]:
     """The names of all the signals that some loss looks at."""
-    return frozenset(name for term in terms for name in LOSSES[term.name].inputs)
+    return frozenset(name for term in terms for name in term.signals)
+
+
+def check_soft_labels(terms: Iterable[Term]) -> None:
+    """Raises InputError, naming it, when a loss cannot do with soft labels."""
+    for term in terms:
+        if LOSSES[term.name].one_class:
+            raise InputError(
+                f"loss '{term.name}' needs one class a sample, and mixup and CutMix make soft labels: leave one of them out, "
+                "or use kd, dist or another loss without labels"
+            )
 
 
 def reduction_of(loss: nn.Module) -> Reduction | None:
@@ -176,9 +232,16 @@ def _term(item: tuple[str, float | Mapping[str, Any]]) -> Term:
         raise InputError(f"loss '{name}' needs a number >= 0 as its weight, got {weight!r}: write {name}=1")
     row = LOSSES[name]
     options = {row.short.get(key, key): option for key, option in options.items()}
-    valid = row.options()
+    valid = (*row.options(), *SCHEDULE)
     for key in options:
         if key not in valid:
-            takes = f"It takes: {', '.join(valid)}" if valid else "It takes none"
-            raise InputError(f"loss '{name}' has no option '{key}'.{nearest(key, valid)} {takes}")
-    return Term(name, float(weight), options)
+            raise InputError(f"loss '{name}' has no option '{key}'.{nearest(key, valid)} It takes: {', '.join(valid)}")
+    schedule = _schedule(name, {key: options.pop(key) for key in SCHEDULE if key in options})
+    return Term(name, float(weight), options, schedule)
+
+
+def _schedule(name: str, options: Mapping[str, Any]) -> WeightSchedule:
+    for key, value in options.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+            raise InputError(f"{key} of loss '{name}' must be a number >= 0, got {value!r}: write {key}=2")
+    return WeightSchedule(**options)
