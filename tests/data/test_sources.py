@@ -20,11 +20,11 @@ from angularkd.data import sources
 from angularkd.data.decode import EXTENSIONS
 from angularkd.data.parquet import ParquetStore
 from angularkd.data.sources import DataSet, open_data
-from angularkd.data.splits import Split, draw_stratified
+from angularkd.data.splits import Split, draw_stratified, split_named
 from angularkd.errors import InputError
 
 SPLITS = ("train", "val", "test")
-KNOWN = "digits, cifar10:DIR, cifar100:DIR or parquet:DIR"
+KNOWN = "digits, cifar10:DIR, cifar100:DIR, cinic10:DIR, tiny-imagenet:DIR, imagenet:DIR, parquet:DIR, hf:NAME or shards:PATTERN"
 
 
 def write_image(path: Path, seed: int = 0, size: tuple[int, int] = (12, 10)) -> Path:
@@ -259,7 +259,7 @@ def test_files_of_every_kind_below_a_class_and_nothing_else(tmp_path):
     assert sum(len(getattr(data, name)) for name in SPLITS) == 10 + len(EXTENSIONS)
     assert data.classes == ("cat", "dog")
     paths = data.train.store.paths
-    assert paths == sorted(paths)  # whatever order the file system lists them in
+    assert paths == [str(path) for path in sorted(map(Path, paths))]  # whatever order the file system lists them in
     assert data.notes[0] == "train: 1 file passed over, not images by extension"
     assert all(images_of(getattr(data, name)) for name in SPLITS)
 
@@ -371,7 +371,7 @@ def test_parquet_without_names_and_with_an_unlabelled_test(tmp_path):
     assert data.notes[:3] == (
         "passed over, since the name gives no split: extra.parquet",
         "test: left out, its labels are all -1, which means unlabelled",
-        "no class names in the schema's metadata: classes are named by number",
+        "the data names no classes: they are named by number",
     )
 
 
@@ -384,6 +384,56 @@ def test_parquet_rows_survive_a_small_cache_and_a_process_boundary(tmp_path, mon
         expected = np.random.default_rng(row).integers(0, 256, (12, 10, 3), dtype=np.uint8)
         assert np.array_equal(store.image(row), expected)
         assert store.size(row) == (12, 10)
+
+
+def cut_parquet(folder: Path) -> None:
+    path = write_parquet(folder / "train.parquet", [0, 1] * 10)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage_labels(folder: Path) -> None:
+    overwrite(write_parquet(folder / "train.parquet", [0, 1] * 10), "label")
+
+
+def overwrite(path: Path, column: str) -> None:
+    """Destroy what the first row group holds of a column; its footer stays as it was."""
+    group = pq.read_metadata(path).row_group(0)
+    found = next(part for part in map(group.column, range(group.num_columns)) if part.path_in_schema.startswith(column))
+    start = found.dictionary_page_offset or found.data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + found.total_compressed_size] = b"\xff" * found.total_compressed_size
+    path.write_bytes(data)
+
+
+def test_a_parquet_damaged_among_its_images_is_named_when_they_are_read(tmp_path):
+    path = write_parquet(tmp_path / "train.parquet", [0, 1] * 10)
+    overwrite(path, "image")
+    with pytest.raises(InputError, match=r"cannot read .*train\.parquet: .*; get or write the file again\.$"):
+        ParquetStore([path]).image(1)
+    assert ParquetStore([path]).size(4) == (12, 10)  # the next row group is whole
+
+
+@pytest.mark.parametrize(("name", "split"), [
+    ("train-00000-of-00004.parquet", "train"), ("imagenet_valid_3.tar", "val"), ("train/0000.parquet", "train"),
+    ("test/train-0.tar", "train"), ("a/Validation/b/0.tar", "val"), ("latest.tar", None), ("training.tar", None),
+])  # fmt: skip
+def test_splits_in_names(name, split):
+    assert split_named(Path(name)) == split
+
+
+def test_an_unreadable_first_image_does_not_hinder_opening(tmp_path):
+    write_folder(tmp_path, {"cat": 9, "dog": 9})
+    for name in ("cat", "dog"):
+        (tmp_path / name / "000.png").write_bytes(b"")
+    assert open_data(str(tmp_path)).augment == ("crop", "flip")
+    for path in tmp_path.rglob("*.png"):
+        path.write_bytes(b"")
+    assert "cannot decode" in refusal(tmp_path)
+
+
+def test_every_source_is_described():
+    described = {name.partition(":")[0] for name in sources.DESCRIPTIONS}
+    assert described == {"FOLDER", *sources.OPENERS}
 
 
 def write_columns(path: Path, **columns: list[object]) -> None:
@@ -401,6 +451,8 @@ def write_columns(path: Path, **columns: list[object]) -> None:
         ),
         (lambda d: write_columns(d / "train.parquet", image=["x"], label=[1]), "found image: string, label: int64"),
         (lambda d: (d / "train.parquet").write_bytes(b"no parquet"), "cannot read"),
+        (cut_parquet, "train.parquet: Parquet magic bytes not found in footer"),
+        (damage_labels, "train.parquet: "),
         (lambda d: write_parquet(d / "train.parquet", [0, 2], ["a", "b"]), "has the label 2, but there are 2 classes"),
         (lambda d: write_parquet(d / "train.parquet", [0, None], ["a", "b"]), "1 rows have no label"),
         (lambda d: write_parquet(d / "train.parquet", [], ["a", "b"]), "the train split holds no images"),

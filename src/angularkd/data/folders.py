@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from angularkd.data.decode import EXTENSIONS, decode_image, image_size
-from angularkd.data.splits import Source, Split, whole
+from angularkd.data.splits import SPLIT_NAMES, Source, Split, whole
 from angularkd.errors import InputError
-
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 class FileStore:
-    """One image file a row."""
+    """One image file a row. Paths are kept as text: a million of them are small, and quickly given to a process."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
+    def __init__(self, paths: Iterable[str | Path]) -> None:
+        self.paths = [str(path) for path in paths]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -32,11 +30,11 @@ class FileStore:
         return image_size(self._read(row), self.name(row))
 
     def name(self, row: int) -> str:
-        return str(self.paths[row])
+        return self.paths[row]
 
     def _read(self, row: int) -> bytes:
         try:
-            return self.paths[row].read_bytes()
+            return Path(self.paths[row]).read_bytes()
         except OSError as error:
             raise InputError(f"cannot read {self.name(row)}: {error.strerror}.") from error
 
@@ -48,7 +46,7 @@ def open_folder(folder: Path) -> Source:
     Raises InputError for fewer than two classes, an empty class folder, or classes that train/ does not know.
     """
     split_folders = _split_folders(folder)
-    classes = _subfolders(split_folders.get("train", folder))
+    classes = subfolders(split_folders.get("train", folder))
     if len(classes) < 2:
         raise InputError(
             f"{split_folders.get('train', folder)} holds {_counted(len(classes), 'class folder')}: expected one folder "
@@ -57,7 +55,7 @@ def open_folder(folder: Path) -> Source:
     splits: dict[str, Split] = {}
     notes: list[str] = []
     for split, path in (split_folders or {"train": folder}).items():
-        splits[split], passed_over = _read_classes(path, classes)
+        splits[split], passed_over = read_classes(path, classes)
         if passed_over:
             notes.append(f"{split}: {_counted(passed_over, 'file')} passed over, not images by extension")
     return Source(folder.resolve().name, tuple(classes), splits, tuple(notes))
@@ -69,13 +67,13 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     One class may be named like a split ("train", the vehicle; "test", the group): it has no folders inside.
     """
     by_split: dict[str, Path] = {}
-    for name in _subfolders(folder):
-        split = SPLIT_FOLDERS.get(name.lower())
+    for name in subfolders(folder):
+        split = SPLIT_NAMES.get(name.lower())
         if split in by_split:
             raise InputError(f"{folder}: {by_split[split].name}/ and {name}/ both name the {split} split; keep one.")
         if split is not None:
             by_split[split] = folder / name
-    if len(by_split) <= 1 and not any(_subfolders(path) for path in by_split.values()):
+    if len(by_split) <= 1 and not any(subfolders(path) for path in by_split.values()):
         return {}
     if "train" not in by_split:
         found = ", ".join(f"{path.name}/" for path in by_split.values())
@@ -83,9 +81,9 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     return {split: by_split[split] for split in ("train", "val", "test") if split in by_split}
 
 
-def _read_classes(folder: Path, classes: list[str]) -> tuple[Split, int]:
+def read_classes(folder: Path, classes: Sequence[str]) -> tuple[Split, int]:
     """The images of one split, sorted by class and path, and the number of other files."""
-    names = _subfolders(folder)
+    names = subfolders(folder)
     unknown = sorted(set(names) - set(classes))
     if unknown:
         raise InputError(
@@ -94,35 +92,38 @@ def _read_classes(folder: Path, classes: list[str]) -> tuple[Split, int]:
         )
     if not names:
         raise InputError(f"{folder} holds no class folders: put its images into one folder a class.")
-    paths: list[Path] = []
+    index_of = {name: index for index, name in enumerate(classes)}
+    paths: list[str] = []
     labels: list[int] = []
     passed_over = 0
     for name in names:
-        images, others = _image_files(folder / name)
+        images, others = image_files(folder / name)
         if not images:
             raise InputError(
                 f"the class folder {folder / name} holds no images ({' '.join(EXTENSIONS)}): add some or remove it."
             )
         paths += images
-        labels += [classes.index(name)] * len(images)
+        labels += [index_of[name]] * len(images)
         passed_over += others
     return whole(FileStore(paths), labels), passed_over
 
 
-def _image_files(folder: Path) -> tuple[list[Path], int]:
-    images: list[Path] = []
+def image_files(folder: Path) -> tuple[list[str], int]:
+    """Images at any depth, sorted by folders and name, and the number of other files."""
+    images: list[str] = []
     others = 0
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                images.append(Path(parent, name))
+                images.append(os.path.join(parent, name))
             elif not name.startswith("."):
                 others += 1
-    return sorted(images), others
+    return sorted(images, key=lambda path: path.split(os.sep)), others
 
 
-def _subfolders(folder: Path) -> list[str]:
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, without the hidden ones."""
     hidden = (".", "__")  # .git, .ipynb_checkpoints, __MACOSX, __pycache__
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(hidden))
 

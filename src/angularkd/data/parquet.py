@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import bisect
 import json
-import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64, UInt8
 
 from angularkd.data.decode import decode_image, image_size
-from angularkd.data.splits import Source, Split, whole
+from angularkd.data.splits import Source, labelled_splits, split_named
 from angularkd.errors import InputError
 
-SPLIT_NAME = re.compile(r"(train|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
 CACHE_BYTES = 256 * 2**20
-UNLABELLED = -1
 
 
 class ParquetStore:
@@ -69,7 +67,8 @@ class ParquetStore:
         with self._lock:
             if group not in self._cache:
                 file, index = self._groups[group]
-                column = pq.ParquetFile(file).read_row_group(index, columns=["image"]).column("image")
+                with _readable(file):
+                    column = pq.ParquetFile(file).read_row_group(index, columns=["image"]).column("image")
                 self._cache[group] = column.combine_chunks()
                 while len(self._cache) > 1 and sum(array.nbytes for array in self._cache.values()) > CACHE_BYTES:
                     self._cache.popitem(last=False)
@@ -80,8 +79,8 @@ class ParquetStore:
 def open_parquet(folder: Path) -> Source:
     """Splits by the names of files (train-00000-of-00004.parquet) or of the folders they are in (train/0000.parquet).
 
-    Raises InputError for a folder without such files, other columns, other class names in another split, or labels
-    outside the classes. A split whose labels are all -1 (a public test set without answers) is left out, with a note.
+    Raises InputError for a folder without such files, a file that cannot be read, other columns, other class names in
+    another split, or labels outside the classes.
     """
     files, notes = _files_by_split(folder)
     names = {split: _class_names(paths) for split, paths in files.items()}
@@ -89,38 +88,21 @@ def open_parquet(folder: Path) -> Source:
     if len(known) > 1:
         raise InputError(f"{folder}: the splits name different classes; write them with one list of class names.")
     labels = {split: _labels(paths) for split, paths in files.items()}
-    for split in [split for split, values in labels.items() if len(values) and (values == UNLABELLED).all()]:
-        del labels[split]
-        notes.append(f"{split}: left out, its labels are all -1, which means unlabelled")
-    if known:
-        classes = next(iter(known))
-    else:
-        largest = max((int(values.max()) for values in labels.values() if len(values)), default=-1)
-        classes = tuple(str(index) for index in range(largest + 1))
-        notes.append("no class names in the schema's metadata: classes are named by number")
-    splits: dict[str, Split] = {}
-    for split, values in labels.items():
-        outside = values[(values < 0) | (values >= len(classes))]
-        if len(outside):
-            raise InputError(
-                f"{folder}: the {split} split has the label {outside[0]}, but there are {len(classes)} classes (0 to "
-                f"{len(classes) - 1}); correct the labels or the class names."
-            )
-        splits[split] = whole(ParquetStore(files[split]), values)
-    return Source(folder.resolve().name, classes, splits, tuple(notes))
+    stores = {split: ParquetStore(paths) for split, paths in files.items()}
+    classes, splits, label_notes = labelled_splits(str(folder), stores, labels, next(iter(known), None))
+    return Source(folder.resolve().name, classes, splits, (*notes, *label_notes))
 
 
 def _files_by_split(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     found: dict[str, list[Path]] = {}
     unnamed: list[str] = []
     for path in sorted(folder.rglob("*.parquet")):
-        parts = path.relative_to(folder).parts
-        matches = [match for match in map(SPLIT_NAME.match, reversed(parts)) if match]  # the file's own name goes first
-        if matches:
-            split = matches[0].group(1).lower()
-            found.setdefault("val" if split.startswith("val") else split, []).append(path)
+        within = path.relative_to(folder)
+        split = split_named(within)
+        if split is None:
+            unnamed.append(within.as_posix())
         else:
-            unnamed.append("/".join(parts))
+            found.setdefault(split, []).append(path)
     if "train" not in found:
         seen = ", ".join([path.name for paths in found.values() for path in paths] + unnamed) or "no parquet files"
         raise InputError(
@@ -142,10 +124,8 @@ def _class_names(files: list[Path]) -> tuple[str, ...] | None:
 
 
 def _checked_schema(file: Path) -> pa.Schema:
-    try:
+    with _readable(file):
         schema = pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"cannot read {file}: {' '.join(str(error).split())}") from error
     fields = {field.name: field.type for field in schema}
     image, label = fields.get("image"), fields.get("label")
     if image is None or label is None or not (_holds_bytes(image) and pa.types.is_integer(label)):
@@ -165,8 +145,21 @@ def _holds_bytes(image: pa.DataType) -> bool:
 
 
 def _labels(files: list[Path]) -> Int64[np.ndarray, " samples"]:
-    columns = [pq.ParquetFile(file).read(columns=["label"]).column("label") for file in files]
-    for file, column in zip(files, columns, strict=True):
+    columns = []
+    for file in files:
+        with _readable(file):
+            column = pq.ParquetFile(file).read(columns=["label"]).column("label")
         if column.null_count:
             raise InputError(f"{file}: {column.null_count} rows have no label; remove them or label them.")
+        columns.append(column)
     return np.concatenate([column.to_numpy().astype(np.int64) for column in columns])
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """What pyarrow says of a file that is cut off, damaged or gone, as InputError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(f"cannot read {file}: {reason}; get or write the file again.") from error

@@ -69,7 +69,7 @@ def load_resident(
                 )
             pixels[index] = image
 
-    pool = ThreadPoolExecutor(threads or _cores())
+    pool = ThreadPoolExecutor(threads or cores())
     try:
         for _ in pool.map(decode, range(0, len(split), IMAGES_PER_TASK)):
             pass
@@ -115,7 +115,8 @@ def _mean_and_std(counts: list[int]) -> tuple[float, float]:
     return total / number / 255, variance**0.5 / 255
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -131,7 +132,7 @@ def _check_memory(images: int, height: int, width: int) -> None:
     if free is not None and needed > MEMORY_SHARE * free:
         raise InputError(
             f"{images} images of {height} x {width} need {needed / 2**30:.1f} GiB of memory, more than "
-            f"{MEMORY_SHARE:.0%} of the {free / 2**30:.1f} GiB that are free: choose a smaller --image-size."
+            f"{MEMORY_SHARE:.0%} of the {free / 2**30:.1f} GiB that are free: choose a smaller --image-size, or --loader workers."
         )
 
 

@@ -18,8 +18,11 @@ import torch
 from jaxtyping import UInt8
 
 from angularkd.data.folders import open_folder
+from angularkd.data.hub import open_hub
+from angularkd.data.imagenet import open_cinic10, open_imagenet, open_tiny_imagenet
 from angularkd.data.parquet import open_parquet
-from angularkd.data.splits import Source, Split, draw_stratified, settle_splits, whole
+from angularkd.data.shards import open_shards
+from angularkd.data.splits import Source, Split, draw_stratified, readable_size, settle_splits, whole
 from angularkd.errors import InputError, nearest
 
 SMALL_SIZE_PX = 64
@@ -35,6 +38,7 @@ class DataSet:
     train, val, test: indexed splits, `split[i]` -> (uint8 RGB image [height, width, 3], class index), with `.labels`.
     notes:   plain sentences on what was decided, for the plan and the report.
     augment: the operations of `views.OPS` that suit such images.
+    left_out: what is wrong with each image that was left out (`screening.without_bad_images`).
     """
 
     name: str
@@ -44,12 +48,13 @@ class DataSet:
     test: Split
     notes: tuple[str, ...]
     augment: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def open_data(
     spec: str, *, val_fraction: float = 0.1, split_seed: int = 0, image_size: tuple[int, int] | None = None
 ) -> DataSet:
-    """Open what `spec` names: `digits`, `cifar10:DIR`, `cifar100:DIR`, `parquet:DIR`, or a folder of class folders.
+    """Open what `spec` names: one of DESCRIPTIONS.
 
     val_fraction: share of the training images (of each class) that become validation images where the source has none;
                   of test images too where it has neither.
@@ -61,14 +66,15 @@ def open_data(
     """
     source = _open_source(spec, image_size)
     splits, split_notes = settle_splits(source, val_fraction, split_seed)
-    height, width = image_size or splits["train"].size(0)
+    height, width = image_size or readable_size(splits["train"])
     if not source.mirrorable:
         augment: tuple[str, ...] = ("crop",)
     elif min(height, width) <= SMALL_SIZE_PX:
         augment = ("crop", "flip")
     else:
         augment = ("resized_crop", "flip")
-    return DataSet(source.name, source.classes, **splits, notes=source.notes + split_notes, augment=augment)
+    notes = source.notes + split_notes
+    return DataSet(source.name, source.classes, splits["train"], splits["val"], splits["test"], notes, augment)
 
 
 class ArrayStore:
@@ -109,7 +115,7 @@ def _open_source(spec: str, image_size: tuple[int, int] | None) -> Source:
 
 
 def _known_specs() -> str:
-    names = [name if name == "digits" else f"{name}:DIR" for name in OPENERS]
+    names = [name for name in DESCRIPTIONS if name != "FOLDER"]
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
@@ -185,7 +191,12 @@ OPENERS: dict[str, Callable[[str, tuple[int, int] | None], Source]] = {
     "digits": _open_digits,
     "cifar10": lambda argument, _: _open_cifar("cifar10", argument),
     "cifar100": lambda argument, _: _open_cifar("cifar100", argument),
+    "cinic10": lambda argument, _: open_cinic10(_folder("cinic10", argument)),
+    "tiny-imagenet": lambda argument, _: open_tiny_imagenet(_folder("tiny-imagenet", argument)),
+    "imagenet": lambda argument, _: open_imagenet(_folder("imagenet", argument)),
     "parquet": lambda argument, _: open_parquet(_folder("parquet", argument)),
+    "hf": lambda argument, _: open_hub(argument),
+    "shards": lambda argument, _: open_shards(argument),
 }
 """What stands before the colon of a DATA spec; without one of these, DATA is a folder."""
 
@@ -194,6 +205,11 @@ DESCRIPTIONS: dict[str, str] = {
     "digits": "1,797 handwritten digits inside scikit-learn, offline",
     "cifar10:DIR": "CIFAR-10's python batches, downloaded when they are not there",
     "cifar100:DIR": "CIFAR-100's python batches, downloaded when they are not there",
+    "cinic10:DIR": "CINIC-10: the class folders of train/, valid/ and test/",
+    "tiny-imagenet:DIR": "Tiny ImageNet as it is distributed: wnids.txt, train/, val/ with its annotations",
+    "imagenet:DIR": "ImageNet: train/ and val/, class folders or with the development kit beside a flat val/",
     "parquet:DIR": "Hugging Face parquet files with the columns image {bytes, path} and label",
+    "hf:NAME": "a data set of the Hugging Face hub, or a folder that its library reads; pip install 'angularkd[hf]'",
+    "shards:PATTERN": "tar shards in the WebDataset layout: a folder of them, or such as DIR/train-{000..009}.tar",
 }
 """Every form of DATA, and what it is."""

@@ -6,8 +6,11 @@ The test split is never looked at before the end: where a source has only `train
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +18,12 @@ from jaxtyping import Int64, UInt8
 
 from angularkd.data.seeds import permutation
 from angularkd.errors import InputError
+
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""What a split may be called in the names of files and folders, and what it is called here."""
+
+SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})(?![a-z])")
+UNLABELLED = -1
 
 
 @runtime_checkable
@@ -75,6 +84,56 @@ class Source:
 def whole(store: Store, labels: Sequence[int] | Int64[np.ndarray, " samples"]) -> Split:
     """Every row of a store, in order."""
     return Split(store, np.arange(len(store), dtype=np.int64), np.asarray(labels, dtype=np.int64))
+
+
+def split_named(path: Path) -> str | None:
+    """The split that a file's name gives as a word of its own (train-00000-of-00004.parquet), else the nearest of its
+    folders (train/0000.parquet); None where no name does."""
+    words = (SPLIT_WORD.search(part.lower()) for part in reversed(path.parts))
+    return next((SPLIT_NAMES[word.group()] for word in words if word), None)
+
+
+def labelled_splits(
+    where: str,
+    stores: Mapping[str, Store],
+    labels: Mapping[str, Int64[np.ndarray, " _"]],
+    classes: tuple[str, ...] | None,
+) -> tuple[tuple[str, ...], dict[str, Split], tuple[str, ...]]:
+    """Classes, splits and notes from stores with a label for every row; classes without names are named by number.
+
+    A split whose labels are all -1 (a public test set without answers) is left out, with a note.
+    Raises InputError, which calls the data `where`, for a label outside the classes.
+    """
+    hidden = [name for name, values in labels.items() if len(values) and (values == UNLABELLED).all()]
+    known = {name: values for name, values in labels.items() if name not in hidden}
+    notes = [f"{name}: left out, its labels are all -1, which means unlabelled" for name in hidden]
+    if classes is None:
+        largest = max((int(values.max()) for values in known.values() if len(values)), default=-1)
+        classes = tuple(str(index) for index in range(largest + 1))
+        notes.append("the data names no classes: they are named by number")
+    for name, values in known.items():
+        outside = values[(values < 0) | (values >= len(classes))]
+        if len(outside):
+            raise InputError(
+                f"{where}: the {name} split has the label {outside[0]}, but there are {len(classes)} classes (0 to "
+                f"{len(classes) - 1}); correct the labels or the class names."
+            )
+    return classes, {name: whole(stores[name], values) for name, values in known.items()}, tuple(notes)
+
+
+def readable_sizes(split: Split, rows: Iterable[int]) -> set[tuple[int, int]]:
+    """(height, width) of these images. Those that cannot be read are for the loader to complain of, or to skip."""
+    sizes = set()
+    for row in rows:
+        with suppress(InputError):
+            sizes.add(split.size(row))
+    return sizes
+
+
+def readable_size(split: Split) -> tuple[int, int]:
+    """(height, width) of the first image that can be read. Raises InputError, of the first one, when none can."""
+    rows = range(len(split))
+    return next((size for row in rows for size in readable_sizes(split, [row])), None) or split.size(0)
 
 
 def draw_stratified(

@@ -1,0 +1,177 @@
+"""Data sets of the Hugging Face hub, or any folder that its library `datasets` reads, with random access to their rows."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from angularkd.data.decode import decode_image, image_size
+from angularkd.data.splits import SPLIT_NAMES, Source, labelled_splits
+from angularkd.errors import InputError, nearest
+
+OPTIONS = ("config", "image", "label")
+LABEL_NAMES = ("label", "labels")
+
+
+class HubStore:
+    """The rows of a memory-mapped table with one column of encoded images."""
+
+    def __init__(self, table: Any, column: str, where: str) -> None:
+        self.table = table
+        self.column = column
+        self.where = where
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def image(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
+        data, name = self._encoded(row)
+        return decode_image(data, name)
+
+    def size(self, row: int) -> tuple[int, int]:
+        data, name = self._encoded(row)
+        return image_size(data, name)
+
+    def name(self, row: int) -> str:
+        return self._describe(row, self.table[row][self.column] or {})
+
+    def _describe(self, row: int, value: Mapping[str, Any]) -> str:
+        return f"row {row} of {self.where}, {value.get('path') or 'unnamed'}"
+
+    def _encoded(self, row: int) -> tuple[bytes, str]:
+        value: dict[str, Any] = self.table[row][self.column] or {}
+        name = self._describe(row, value)
+        if value.get("bytes"):
+            return value["bytes"], name
+        try:
+            return Path(value.get("path") or "").read_bytes(), name
+        except OSError as error:
+            raise InputError(f"cannot read {name}: {error.strerror}.") from error
+
+
+def open_hub(argument: str) -> Source:
+    """NAME on the hub, or a folder; then perhaps `,config=NAME`, `,image=COLUMN` and `,label=COLUMN`.
+
+    Columns are found by their types: the one Image, and the one ClassLabel (else the one column of integers). Where
+    there are several, the one called label is taken, and without such a one they have to be named.
+    Raises InputError when the library is missing, the data set cannot be had, or it has no such columns.
+    """
+    name, options = _read(argument)
+    splits = _load(name, options.get("config"))
+    notes = [f"{split}: left out, it is not train, validation or test" for split in splits if split not in SPLIT_NAMES]
+    known = {SPLIT_NAMES[split]: table for split, table in splits.items() if split in SPLIT_NAMES}
+    if "train" not in known:
+        raise InputError(f"hf:{name}: expected a split called train, found {', '.join(splits) or 'none'}.")
+    stores: dict[str, HubStore] = {}
+    labels: dict[str, Int64[np.ndarray, " samples"]] = {}
+    classes: set[tuple[str, ...] | None] = set()
+    for split, table in known.items():
+        image, label = _columns(name, table.features, options)
+        undecoded = table.select_columns([image]).cast_column(image, _library().Image(decode=False))
+        stores[split] = HubStore(undecoded, image, f"{name} {split}")
+        labels[split] = _labels(name, split, table, label)
+        names = getattr(table.features[label], "names", None)
+        classes.add(tuple(names) if names else None)
+    if len(classes) > 1:
+        raise InputError(f"hf:{name}: the splits name different classes; write them with one list of class names.")
+    found, whole, label_notes = labelled_splits(f"hf:{name}", stores, labels, classes.pop())
+    return Source(Path(name).name, found, whole, (*notes, *label_notes))
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError("hf:NAME needs the library datasets: pip install 'angularkd[hf]'.") from error
+    return datasets
+
+
+def _read(argument: str) -> tuple[str, dict[str, str]]:
+    name, *rest = argument.split(",")
+    options = {key: value for key, _, value in (option.partition("=") for option in rest)}
+    if not name:
+        raise InputError("hf needs a name: write hf:OWNER/NAME, or hf:DIR for a folder.")
+    for key, value in options.items():
+        if key not in OPTIONS or not value:
+            raise InputError(
+                f"hf:{argument}: cannot read {key!r}: after the name come config=NAME, image=COLUMN and label=COLUMN."
+                f"{nearest(key, OPTIONS)}"
+            )
+    return name, options
+
+
+def _load(name: str, config: str | None) -> dict[str, Any]:
+    """Every split as an indexed table, downloaded and prepared once in the library's cache."""
+    library = _library()
+    path = Path(name).expanduser()
+    local = path.exists()
+    with _quiet(library, bars=not local and sys.stderr.isatty()):
+        try:
+            return dict(library.load_dataset(str(path) if local else name, config))
+        except (OSError, ValueError, RuntimeError, library.exceptions.DatasetsError) as error:
+            cause = error.__cause__ if isinstance(error, library.exceptions.DatasetGenerationError) else None
+            lines = str(cause or error).strip().splitlines()
+            reason = " ".join(lines[0].split()).rstrip(".") if lines else type(error).__name__
+            offline = " (offline: HF_HUB_OFFLINE is set)" if library.config.HF_HUB_OFFLINE and not local else ""
+            raise InputError(
+                f"hf:{name}: {reason}{offline}; check the name and the connection, or give a folder of its files."
+            ) from error
+
+
+@contextmanager
+def _quiet(library: Any, bars: bool) -> Iterator[None]:
+    """The library without its warnings, and with its progress bars only where asked for."""
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    had_bars = not library.are_progress_bars_disabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    if not bars:
+        library.disable_progress_bars()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if had_bars:
+            library.enable_progress_bars()
+
+
+def _columns(name: str, features: Mapping[str, Any], options: Mapping[str, str]) -> tuple[str, str]:
+    library = _library()
+    kinds = {
+        "image": [column for column, kind in features.items() if isinstance(kind, library.Image)],
+        "label": [column for column, kind in features.items() if isinstance(kind, library.ClassLabel)]
+        or [column for column, kind in features.items() if "int" in str(getattr(kind, "dtype", ""))],
+    }
+    chosen = {}
+    for role, fitting in kinds.items():
+        named = [column for column in fitting if column in ("image", *LABEL_NAMES)]
+        if role in options:
+            fitting = [column for column in fitting if column == options[role]]
+        elif len(fitting) > 1 and len(named) == 1:
+            fitting = named
+        if len(fitting) != 1:
+            wanted = {"image": "one column of images", "label": "one column of class labels"}[role]
+            columns = ", ".join(f"{column}: {getattr(kind, 'dtype', kind)}" for column, kind in features.items())
+            example = next(iter(fitting), "COLUMN")
+            raise InputError(
+                f"hf:{name}: expected {wanted}, found {' and '.join(fitting) or 'none'} in ({columns}); choose one, as in "
+                f"hf:{name},{role}={example}."
+            )
+        chosen[role] = fitting[0]
+    return chosen["image"], chosen["label"]
+
+
+def _labels(name: str, split: str, table: Any, column: str) -> Int64[np.ndarray, " samples"]:
+    values = table.select_columns([column]).with_format("arrow")[:].column(column)
+    if values.null_count:
+        raise InputError(f"hf:{name}: {values.null_count} rows of {split} have no label; remove them or label them.")
+    return values.to_numpy().astype(np.int64)

@@ -1,0 +1,123 @@
+"""What a tar shard in the WebDataset layout holds, and where: its headers and labels read once, its images not at all.
+
+A sample is the consecutive files KEY.* of a shard: one image (KEY.jpg, KEY.png, KEY.webp, ...) and its class index, as text
+in KEY.cls or as "label" in KEY.json; KEY.cls goes before KEY.json, and other files are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from angularkd.data.decode import EXTENSIONS
+from angularkd.errors import InputError
+
+MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
+"""KEY.EXTENSION: the key ends at the first dot of the file's name. Hidden files have no key."""
+LABELS = ("cls", "json")
+
+
+class File(NamedTuple):
+    """A file of a sample inside a shard. content: of a label's file; nothing is read of the others."""
+
+    key: str
+    extension: str
+    name: str
+    offset: int
+    size: int
+    content: bytes
+
+
+class Sample(NamedTuple):
+    """Where the image of a sample is, and its class index."""
+
+    image: File
+    label: int
+
+
+def index_shard(shard: Path) -> list[Sample]:
+    """The samples of one shard, in order, from its headers and labels.
+
+    Raises InputError for what is no uncompressed tar archive, for one that is cut off or damaged (naming its last complete
+    sample), and for a sample without exactly one image or without a class index.
+    """
+    files, intact = _read_headers(shard)
+    groups = [list(group) for _, group in groupby(files, key=lambda file: file.key)]
+    if not intact:
+        whole = [group[0].key for group in groups if _image(group) and _label(group)]
+        last = f"its last complete sample is {whole[-1]!r}" if whole else "it holds no complete sample"
+        raise InputError(f"{shard} is cut off or damaged: {last}; get or write the shard again.")
+    return [_sample(group, shard) for group in groups]
+
+
+def _read_headers(shard: Path) -> tuple[list[File], bool]:
+    """The complete files of a shard, and whether it ends as a tar archive ends: with a block of zeros."""
+    files: list[File] = []
+    try:
+        size = os.path.getsize(shard)
+        with open(shard, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            for member in archive:
+                if member.offset_data + member.size > size:
+                    return files, False
+                name = MEMBER.fullmatch(member.name)
+                if name is None or not member.isreg():
+                    continue
+                key, extension = name.group(1), name.group(2).lower()
+                content = b""
+                if extension in LABELS:
+                    stream.seek(member.offset_data)
+                    content = stream.read(member.size)
+                files.append(File(key, extension, member.name, member.offset_data, member.size, content))
+            stream.seek(archive.offset)
+            return files, stream.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+    except tarfile.ReadError as error:
+        if files:
+            return files, False
+        raise InputError(
+            f"{shard} is no tar archive ({error}); compressed ones cannot be used, unpack them."
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot read {shard}: {error.strerror}.") from error
+
+
+def _sample(group: list[File], shard: Path) -> Sample:
+    image, label = _image(group), _label(group)
+    name = f"{shard}: the sample {group[0].key!r}"
+    if image is None or label is None:
+        found = ", ".join(f".{file.extension}" for file in group)
+        wanted = "one image (.jpg, .png, .webp, ...)" if image is None else "a label (.cls, or .json with one)"
+        raise InputError(f"{name} holds {found}: expected {wanted}; write the shard anew.")
+    value = _class_index(label)
+    if value is None:
+        raise InputError(
+            f"{name} has {label.content[:40].decode(errors='replace')!r} in .{label.extension}: expected "
+            f"{'a class index' if label.extension == 'cls' else 'an object with a class index as label'}, a whole number; "
+            "write the shard anew."
+        )
+    return Sample(image, value)
+
+
+def _class_index(label: File) -> int | None:
+    try:
+        if label.extension == "cls":
+            return int(label.content)
+        value = json.loads(label.content)["label"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _image(group: list[File]) -> File | None:
+    """The image of a sample, if there is exactly one."""
+    images = [file for file in group if f".{file.extension}" in EXTENSIONS]
+    return images[0] if len(images) == 1 else None
+
+
+def _label(group: list[File]) -> File | None:
+    by_extension = {file.extension: file for file in group}
+    return by_extension.get("cls") or by_extension.get("json")
