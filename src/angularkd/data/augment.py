@@ -50,6 +50,11 @@ def to_unit(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return images.float().div_(torch.full((), 255.0, device=images.device))
 
 
+def to_levels(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """The nearest level 0..255 of values in 0..1; the inverse of `to_unit`."""
+    return images.mul(255.0).round_().to(torch.uint8)
+
+
 def resized_crop(
     images: UInt8[Tensor, "batch height width 3"], box: Int[Tensor, "batch 4"], flip: Bool[Tensor, " batch"] | None
 ) -> Float[Tensor, "batch 3 height width"]:
@@ -68,6 +73,19 @@ def resized_crop(
     planes = to_unit(images).permute(0, 3, 1, 2)
     sampled = torch.nn.functional.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return sampled.contiguous(memory_format=torch.channels_last)
+
+
+def erase(
+    images: Float[Tensor, "batch 3 height width"], box: Int[Tensor, "batch 4"]
+) -> Float[Tensor, "batch 3 height width"]:
+    """Blacken each box (top, left, height, width); one without extent erases nothing."""
+    height, width = images.shape[2:]
+    top, left, box_height, box_width = box.long()[:, :, None].unbind(1)
+    row, column = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    in_rows = (row >= top) & (row < top + box_height)
+    in_columns = (column >= left) & (column < left + box_width)
+    inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+    return images.clone().masked_fill_(inside, 0.0)
 
 
 def _source_coordinates(
