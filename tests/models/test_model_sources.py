@@ -7,7 +7,8 @@ import torch
 
 from angularkd import InputError
 from angularkd.models import cifar
-from angularkd.models.sources import Preprocessing, names, open_classifier, parse_normalization
+from angularkd.models.classifier import parse_normalization
+from angularkd.models.sources import Preprocessing, names, offers_weights, open_classifier
 from angularkd.models.weights import fingerprint, save_weights
 
 OWN_MODEL = """
@@ -104,6 +105,43 @@ def test_pretrained_weights_that_cannot_be_fetched_are_one_line(monkeypatch) -> 
     with pytest.raises(InputError, match=r"could not be had .no route to host.: fetch them") as caught:
         open_classifier("timm/resnet18", 10, pretrained=True)
     assert "\n" not in str(caught.value)
+
+
+def test_timm_models_know_the_size_they_are_made_for_and_the_classes_of_imagenet(monkeypatch) -> None:
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr("timm.create_model", lambda name, pretrained, **more: create(name, pretrained=False, **more))
+    classifier = open_classifier("timm/test_vit", 10, pretrained=True)
+    assert (classifier.num_classes, classifier.image_size, classifier.native_size) == (1000, (160, 160), (160, 160))
+    assert classifier.classes[0] == "n01440764" and len(classifier.classes) == 1000
+    renewed = open_classifier("timm/test_vit", 10, pretrained=True, new_head=True)
+    assert (renewed.num_classes, renewed.classes, renewed.pretrained) == (10, None, True)
+    fresh = open_classifier("timm/test_vit", 10)
+    assert (fresh.image_size, fresh.native_size, fresh.classes) == (None, (160, 160), None)
+
+
+def test_torchvision_models_get_a_new_head_on_the_pretrained_body(monkeypatch) -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    pretrained = torchvision.models.squeezenet1_1()
+    build = torchvision.models.get_model
+    monkeypatch.setattr(
+        "torchvision.models.get_model", lambda name, **more: pretrained if "weights" in more else build(name, **more)
+    )
+    classifier = open_classifier("torchvision/squeezenet1_1", 10, pretrained=True)
+    assert (classifier.num_classes, classifier.classes[0], classifier.image_size) == (1000, "tench", (224, 224))
+    renewed = open_classifier("torchvision/squeezenet1_1", 10, pretrained=True, new_head=True)
+    assert (renewed.num_classes, renewed.classes, renewed.pretrained) == (10, None, True)
+    assert renewed.module.classifier[1].weight.shape[0] == 10
+    assert fingerprint(renewed.module.features) == fingerprint(pretrained.features)
+    assert renewed.preprocessing == classifier.preprocessing
+
+
+def test_which_specs_offer_weights(tmp_path) -> None:
+    specs = ("timm/x", "torchvision/x", "hf/x", "cifar/x", "mine.py:build", str(tmp_path))
+    assert [offers_weights(spec) for spec in specs] == [True, True, True, False, False, False]
 
 
 def test_preprocessing_is_the_usual_formula() -> None:

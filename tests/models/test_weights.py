@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,7 +11,7 @@ from torch import nn
 
 from angularkd import InputError
 from angularkd.models import cifar
-from angularkd.models.weights import fingerprint, load_into, read_metadata, read_weights, save_weights
+from angularkd.models.weights import bare_names, fingerprint, load_into, read_metadata, read_weights, save_weights
 
 
 def test_saved_weights_come_back_with_their_metadata(tmp_path) -> None:
@@ -23,29 +25,62 @@ def test_saved_weights_come_back_with_their_metadata(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {"model": s, "args": argparse.Namespace(lr=0.1)},
+        lambda s: {"model_state_dict": s},
+        lambda s: {"ema": {"state_dict": s}},
+        lambda s: {"state_dict": {"model": s}},
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.", "module._orig_mod.", "model.module."])
 def test_checkpoints_of_training_scripts_are_understood(tmp_path, wrap, prefix) -> None:
-    model = cifar.create("resnet8", 10)
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     torch.save(wrap({prefix + name: value for name, value in model.state_dict().items()}), tmp_path / "a.pth")
-    other = cifar.create("resnet8", 10)
+    other = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     load_into(other, read_weights(tmp_path / "a.pth"), "a")
     assert fingerprint(other) == fingerprint(model)
 
 
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema"])
+def test_the_moving_average_goes_before_the_last_weights(tmp_path, key) -> None:
+    model, average = nn.Linear(2, 3), torch.optim.swa_utils.AveragedModel(nn.Linear(2, 3))
+    torch.save(
+        {"model": model.state_dict(), "state_dict": model.state_dict(), key: average.state_dict()}, tmp_path / "a.pth"
+    )
+    load_into(model, read_weights(tmp_path / "a.pth"), "a")
+    assert torch.equal(model.weight, average.module.weight)
+
+
+@pytest.mark.parametrize("name", ["model", "module", "_orig_mod"])
+def test_a_module_whose_own_names_begin_like_a_prefix_keeps_them(tmp_path, name) -> None:
+    model = nn.Sequential()
+    model.add_module(name, nn.Linear(2, 3))
+    other = nn.Sequential()
+    other.add_module(name, nn.Linear(2, 3))
+    save_weights(tmp_path / "a.safetensors", model, {})
+    load_into(other, read_weights(tmp_path / "a.safetensors"), "a")
+    assert fingerprint(other) == fingerprint(model)
+    load_into(other, {f"module.{key}": value for key, value in model.state_dict().items()}, "a")
+    assert bare_names({"module.x": torch.ones(1)}, model).keys() == {"module.x"}
+
+
 def test_every_missing_unexpected_and_misshaped_name_is_told_and_nothing_loaded() -> None:
-    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))
     before = fingerprint(model)
+    wide = {f"{layer}.{i}": torch.ones(9) for layer in ("conv", "norm") for i in range(9)}
     state = {"0.weight": torch.zeros(4, 2), "1.weight": torch.ones(3), "1.bias": torch.ones(3), "extra": torch.ones(1)}
     with pytest.raises(InputError) as caught:
-        load_into(model, state, "file.pth")
-    for part in (
-        "file.pth",
-        "3 missing: 0.bias",
-        "1 unexpected: extra",
-        "1 of another shape: 0.weight ([4, 2], not [3",
-    ):
-        assert part in str(caught.value)
+        load_into(model, {**state, **wide, "1.running_var": torch.ones(5)}, "file.pth")
+    assert str(caught.value) == (
+        "file.pth does not fit a Sequential: 6 missing: 0.bias, 1.running_mean, 2.*; "
+        "19 unexpected: extra, conv.*, norm.*; "
+        "2 of another shape: 0.weight ([4, 2], not [3, 2]), 1.running_var ([5], not [3]). "
+        "Name the architecture that the weights were trained with"
+    )
     assert fingerprint(model) == before
 
 
@@ -56,9 +91,10 @@ def test_unreadable_files_are_refused(tmp_path) -> None:
 
     torch.save({"a": Code()}, tmp_path / "code.pth")
     torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"model": {"a": torch.ones(1), "b": 3}}, tmp_path / "number.pth")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
     (tmp_path / "text.pth").write_text("hello")
-    for name in ("code.pth", "list.pth", "cut.safetensors", "text.pth"):
+    for name in ("code.pth", "list.pth", "number.pth", "cut.safetensors", "text.pth"):
         with pytest.raises(InputError, match=f"{name} cannot be read") as caught:
             read_weights(tmp_path / name)
         assert "\n" not in str(caught.value)

@@ -4,82 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import json
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatch
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from angularkd.errors import InputError, nearest
 from angularkd.models import cifar
-from angularkd.models.weights import load_into, mismatches, misshaped, read_metadata, read_weights
+from angularkd.models.classifier import Classifier, Preprocessing, Size, parse_normalization
+from angularkd.models.downloads import fetched
+from angularkd.models.huggingface import from_huggingface
+from angularkd.models.weights import bare_names, load_into, mismatches, misshaped, read_metadata, read_weights
 
-NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
+__all__ = ["Classifier", "Preprocessing", "Size", "names", "offers_weights", "open_classifier"]
 
 STUDENT_FILE = "student.safetensors"
 """The weights in a run's folder, which make the folder itself a SPEC."""
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a model wants done to images in 0..1: bring them to `size` (None: leave it), subtract `mean`, divide by `std`.
-
-    Calling it maps [batch, 3, height, width] to the same, resized bilinearly with antialiasing where the size differs.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: tuple[int, int] | None = None
-    source: str = ""
-
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 new_height new_width"]:
-        if self.size is not None and images.shape[-2:] != self.size:
-            images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
-        return (images - _constant(self.mean, images.device)) / _constant(self.std, images.device)
-
-    def __str__(self) -> str:
-        mean, std = (" ".join(f"{value:.3f}" for value in values) for values in (self.mean, self.std))
-        size = f", resized to {self.size[0]}x{self.size[1]}" if self.size else ""
-        return f"mean {mean}, std {std}{size}" + (f" ({self.source})" if self.source else "")
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A model ready to use.
-
-    spec:          what was asked for; architecture: the SPEC that builds the bare module, where that is another.
-    preprocessing: None when nothing is known of it: the images' own statistics are then used.
-    classes: names in the order of the logits, where they are known.
-    image_size: (height, width) of the images that it was trained on, where that is known.
-    """
-
-    spec: str
-    module: nn.Module
-    num_classes: int
-    preprocessing: Preprocessing | None = None
-    classes: tuple[str, ...] | None = None
-    pretrained: bool = False
-    architecture: str = ""
-    image_size: tuple[int, int] | None = None
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers are trained."""
-        return sum(parameter.numel() for parameter in self.module.parameters())
 
 
 def open_classifier(
@@ -99,14 +43,15 @@ def open_classifier(
         weights: file to load.
         normalization: a name in NORMALIZATIONS or 'm,m,m/s,s,s'; overrules what is known otherwise.
         pretrained: take the weights that the SPEC's library offers, where no file is given.
-        new_head: load the weights without their head when their number of classes differs, and keep a new one.
+        new_head: load the weights without their head when their number of classes differs, and keep a new one; those that
+            the library offers too.
 
     Raises InputError: unknown SPEC (nearest names), weights of another architecture, unreadable files.
     """
     if (Path(spec) / STUDENT_FILE).is_file() and weights is None:
         classifier = _from_run(Path(spec), num_classes, new_head)
     else:
-        classifier = _open(spec, num_classes, pretrained and weights is None)
+        classifier = _open(spec, num_classes, pretrained and weights is None, new_head)
     if weights is not None:
         classifier = _with_weights(classifier, weights, num_classes, new_head)
     if normalization is not None:
@@ -116,8 +61,13 @@ def open_classifier(
     return classifier
 
 
+def offers_weights(spec: str) -> bool:
+    """Whether the SPEC's library has pretrained weights to offer for its models."""
+    return spec.partition("/")[0] in ("timm", "torchvision", "hf") and not (Path(spec) / STUDENT_FILE).is_file()
+
+
 def names(pattern: str = "*") -> list[str]:
-    """Every SPEC by name that matches a shell pattern, such as 'cifar/*' or 'timm/resnet*'."""
+    """Every SPEC by name that matches a shell pattern, such as 'cifar/*' or 'timm/resnet*'; the hub of hf/ is not asked."""
     import timm
     import torchvision
 
@@ -127,29 +77,7 @@ def names(pattern: str = "*") -> list[str]:
     return [name for name in known if fnmatch(name, pattern)]
 
 
-def parse_normalization(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation from a name or from 'm,m,m/s,s,s'."""
-    if text in NORMALIZATIONS:
-        return NORMALIZATIONS[text]
-    try:
-        mean, std = (tuple(float(value) for value in part.split(",")) for part in text.split("/"))
-    except ValueError:
-        mean, std = (), ()
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise InputError(
-            f"normalization '{text}' is not known.{nearest(text, NORMALIZATIONS)} "
-            f"Use {', '.join(NORMALIZATIONS)}, or six numbers m,m,m/s,s,s"
-        )
-    return mean, std
-
-
-@lru_cache(maxsize=64)
-def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """One number a channel, on the device once and for all: no copy, hence no wait, in a step."""
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
-
-
-def _open(spec: str, num_classes: int, pretrained: bool) -> Classifier:
+def _open(spec: str, num_classes: int, pretrained: bool, new_head: bool = False) -> Classifier:
     if ".py:" in spec:
         return Classifier(spec, _from_file(spec, num_classes), num_classes)
     library, _, name = spec.partition("/")
@@ -160,31 +88,43 @@ def _open(spec: str, num_classes: int, pretrained: bool) -> Classifier:
             f"'{spec}' names no model.{nearest(spec, [f'cifar/{n}' for n in cifar.names()])} "
             f"A model is {', '.join(f'{known}/NAME' for known in LIBRARIES)}, a run's folder, or FILE.py:CALLABLE"
         )
-    return LIBRARIES[library](spec, name, num_classes, pretrained)
+    return LIBRARIES[library](spec, name, num_classes, pretrained, new_head)
 
 
-def _from_cifar(spec: str, name: str, num_classes: int, pretrained: bool) -> Classifier:
+def _from_cifar(spec: str, name: str, num_classes: int, pretrained: bool, new_head: bool) -> Classifier:
     return Classifier(spec, cifar.create(name, num_classes), num_classes)
 
 
-def _from_timm(spec: str, name: str, num_classes: int, pretrained: bool) -> Classifier:
+def _from_timm(spec: str, name: str, num_classes: int, pretrained: bool, new_head: bool) -> Classifier:
     import timm
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     if not timm.is_model(name):
         raise InputError(
             f"timm has no model '{name}'.{nearest(name, timm.list_models())} See: angularkd list models 'timm/*'"
         )
+    head: dict[str, Any] = {} if pretrained and not new_head else {"num_classes": num_classes}
     if pretrained:
-        module = _download(spec, lambda: timm.create_model(name, pretrained=True))
+        module = _download(spec, lambda: timm.create_model(name, pretrained=True, **head))
     else:
-        module = timm.create_model(name, pretrained=False, num_classes=num_classes)
+        module = timm.create_model(name, pretrained=False, **head)
     wants = module.pretrained_cfg
     preprocessing = Preprocessing(tuple(wants["mean"]), tuple(wants["std"]), source="timm's own")
-    size = tuple(wants["input_size"][-2:]) if pretrained else None
-    return Classifier(spec, module, module.num_classes, preprocessing, pretrained=pretrained, image_size=size)
+    size = tuple(wants["input_size"][-2:])
+    imagenet = infer_imagenet_subset(module) if pretrained and not new_head else None
+    return Classifier(
+        spec,
+        module,
+        module.num_classes,
+        preprocessing,
+        tuple(ImageNetInfo(imagenet).label_names()) if imagenet else None,  # type: ignore[no-untyped-call]
+        pretrained=pretrained,
+        image_size=size if pretrained else None,
+        native_size=size,
+    )
 
 
-def _from_torchvision(spec: str, name: str, num_classes: int, pretrained: bool) -> Classifier:
+def _from_torchvision(spec: str, name: str, num_classes: int, pretrained: bool, new_head: bool) -> Classifier:
     import torchvision
 
     known = torchvision.models.list_models(module=torchvision.models)
@@ -192,15 +132,31 @@ def _from_torchvision(spec: str, name: str, num_classes: int, pretrained: bool) 
         raise InputError(
             f"torchvision has no classifier '{name}'.{nearest(name, known)} See: angularkd list models 'torchvision/*'"
         )
-    if not pretrained:
-        return Classifier(spec, torchvision.models.get_model(name, num_classes=num_classes), num_classes)
     weights = torchvision.models.get_model_weights(name).DEFAULT
-    module = _download(spec, lambda: torchvision.models.get_model(name, weights=weights))
     wants = weights.transforms()
-    preprocessing = Preprocessing(tuple(wants.mean), tuple(wants.std), source="torchvision's own")
-    classes = tuple(weights.meta["categories"])
     size = (wants.crop_size[0], wants.crop_size[0])
-    return Classifier(spec, module, len(classes), preprocessing, classes, pretrained=True, image_size=size)
+    fresh = Classifier(spec, torchvision.models.get_model(name, num_classes=num_classes), num_classes, native_size=size)
+    if not pretrained:
+        return fresh
+    module = _download(spec, lambda: torchvision.models.get_model(name, weights=weights))
+    classes = tuple(weights.meta["categories"])
+    if new_head and len(classes) != num_classes:
+        _load_body(fresh.module, module.state_dict(), spec)
+        module, classes = fresh.module, ()
+    return replace(
+        fresh,
+        module=module,
+        num_classes=len(classes) or num_classes,
+        preprocessing=Preprocessing(tuple(wants.mean), tuple(wants.std), source="torchvision's own"),
+        classes=classes or None,
+        pretrained=True,
+        image_size=size,
+    )
+
+
+def _download(spec: str, load: Callable[[], Any]) -> Any:
+    remedy = "fetch them where there is a network and give the file as weights"
+    return fetched(f"the pretrained weights of {spec}", load, remedy)
 
 
 def _from_file(spec: str, num_classes: int) -> nn.Module:
@@ -245,23 +201,23 @@ def _from_run(folder: Path, num_classes: int, new_head: bool) -> Classifier:
     return replace(loaded, spec=str(folder), architecture=described["model"])
 
 
-LIBRARIES: dict[str, Callable[[str, str, int, bool], Classifier]] = {
+LIBRARIES: dict[str, Callable[[str, str, int, bool, bool], Classifier]] = {
     "cifar": _from_cifar,
     "timm": _from_timm,
     "torchvision": _from_torchvision,
+    "hf": from_huggingface,
 }
+"""Called with the SPEC, the name in it, the number of classes of a new head, and whether to take pretrained weights without theirs."""
 
 
 def _with_weights(classifier: Classifier, file: str, num_classes: int, new_head: bool) -> Classifier:
-    state = read_weights(file)
+    state = bare_names(read_weights(file), classifier.module)
     theirs = _classes_of_head(classifier.module, state, num_classes)
     described = read_metadata(file)
     if theirs is None:
         load_into(classifier.module, state, file)
     elif new_head:
-        head = set(misshaped(classifier.module, state))
-        own = classifier.module.state_dict()
-        load_into(classifier.module, {n: own[n] if n in head else value for n, value in state.items()}, file)
+        _load_body(classifier.module, state, file)
         described = {key: value for key, value in described.items() if key != "classes"}
     else:
         classifier = _open(classifier.architecture or classifier.spec, theirs, pretrained=False)
@@ -276,6 +232,13 @@ def _with_weights(classifier: Classifier, file: str, num_classes: int, new_head:
         image_size=_described_size(described) or classifier.image_size,
         classes=tuple(classes) if isinstance(classes, list) and len(classes) == count else classifier.classes,
     )
+
+
+def _load_body(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load all but what has another shape: the classification layer, of another number of classes."""
+    own = module.state_dict()
+    head = set(misshaped(module, state))
+    load_into(module, {name: own[name] if name in head else value for name, value in state.items()}, source)
 
 
 def _classes_of_head(module: nn.Module, state: Mapping[str, Tensor], num_classes: int) -> int | None:
@@ -294,22 +257,13 @@ def _described_preprocessing(described: Mapping[str, Any]) -> Preprocessing | No
     wants = described.get("input", described)
     if not isinstance(wants, Mapping) or "mean" not in wants or "std" not in wants:
         return None
-    return Preprocessing(tuple(wants["mean"]), tuple(wants["std"]), source="comes with the weights")
+    size = described.get("input_size")
+    return Preprocessing(
+        tuple(wants["mean"]), tuple(wants["std"]), (size[0], size[1]) if size else None, "comes with the weights"
+    )
 
 
-def _described_size(described: Mapping[str, Any]) -> tuple[int, int] | None:
+def _described_size(described: Mapping[str, Any]) -> Size | None:
     wants = described.get("input")
     size = wants.get("size") if isinstance(wants, Mapping) else described.get("image_size")
     return (int(size[-2]), int(size[-1])) if isinstance(size, list) and len(size) >= 2 else None
-
-
-def _download(spec: str, load: Callable[[], Any]) -> Any:
-    """Run a library's own download; a hub that cannot be reached becomes one line with the way round it."""
-    try:
-        return load()
-    except (OSError, RuntimeError, ValueError, json.JSONDecodeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"the pretrained weights of {spec} could not be had ({reason}): "
-            "fetch them where there is a network and give the file as weights"
-        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import pickle
@@ -18,23 +19,26 @@ from torch import Tensor, nn
 from angularkd.errors import InputError
 from angularkd.files import write_atomically
 
-WRAPPERS = ("state_dict", "model", "model_state_dict", "model_ema")
-"""Keys under which training scripts put the state dict into a checkpoint."""
-PREFIX = re.compile(r"^(module\.|model\.|_orig_mod\.)+")
+AVERAGED = ("state_dict_ema", "model_ema", "ema")
+"""Keys under which training scripts put the moving average of the weights, which is what they report the accuracy of."""
+WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
+"""Keys under which they put the state dict."""
+PREFIX = re.compile(r"^(module|model|_orig_mod)\.")
 """What DataParallel, Lightning and torch.compile put before the names."""
 REMEDY = "Save the model's state_dict() with safetensors or torch.save"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or a PyTorch checkpoint, by the names that the bare module gives them.
+    """The tensors of a safetensors file or a PyTorch checkpoint, by their names there.
 
-    Checkpoints are read with `weights_only=True`: a file that would run code is refused.
+    Of a checkpoint that holds a moving average of the weights too, the average is taken. Checkpoints are read with
+    `weights_only=True`: a file that would run code is refused.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no weights file {path}")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+        return load_file(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
     except pickle.UnpicklingError:
         raise InputError(
             f"{path} cannot be read: it holds more than tensors, or no checkpoint at all. {REMEDY}"
@@ -42,15 +46,34 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except (SafetensorError, EOFError, RuntimeError, KeyError, ValueError) as error:
         reason = (str(error).splitlines() or ["it is damaged"])[0].rstrip(".")
         raise InputError(f"{path} cannot be read: {reason}. {REMEDY}") from None
-    return {PREFIX.sub("", name): value for name, value in state.items()}
+
+
+def bare_names(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """The state under the names that the bare module gives, without the prefixes of what was wrapped around it in training.
+
+    As many of 'module.', 'model.' and '_orig_mod.' are taken off as make most names those of the module: a module
+    whose own names begin so keeps them.
+    """
+    own = module.state_dict().keys()
+    candidates = [dict(state)]
+    while any(PREFIX.match(name) for name in candidates[-1]):
+        candidates.append({PREFIX.sub("", name): value for name, value in candidates[-1].items()})
+    return max(candidates, key=lambda names: len(own & names.keys()))
 
 
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    with torch.serialization.safe_globals([argparse.Namespace]):  # the options of the script, often beside the weights
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    unwrapping = True
+    while unwrapping and isinstance(state, Mapping):
+        inner = [state[key] for key in (*AVERAGED, *WRAPPERS) if isinstance(state.get(key), Mapping)]
+        unwrapping = bool(inner)
+        state = inner[0] if inner else state
+    if isinstance(state, Mapping):
+        state = {name: value for name, value in state.items() if name != "n_averaged"}  # counter of AveragedModel
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise ValueError("it holds something else than named tensors.")
     return dict(state)
 
@@ -83,31 +106,48 @@ def save_weights(path: Path, module: nn.Module, metadata: Mapping[str, Any]) -> 
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load strictly. Raises InputError with every missing, unexpected and mis-shaped name; the module is then untouched."""
+    """Load strictly, prefixes of wrappers taken off (`bare_names`).
+
+    Raises InputError with every missing, unexpected and mis-shaped name; the module is then untouched.
+    """
+    state = bare_names(state, module)
     problems = mismatches(module, state)
     if problems:
         raise InputError(
             f"{source} does not fit a {type(module).__name__}: {'; '.join(problems)}. "
             "Name the architecture that the weights were trained with"
         )
-    module.load_state_dict(dict(state))
+    module.load_state_dict(state)
 
 
-def mismatches(module: nn.Module, state: Mapping[str, Tensor], shown: int = 4) -> list[str]:
-    """What keeps `state` from loading into `module`, a phrase each for missing, unexpected and mis-shaped names."""
+def mismatches(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `state` from loading into `module`, a phrase each for missing, unexpected and mis-shaped names.
+
+    All of them are named; a part of the network all of whose names are concerned is named as a whole, 'layer1.*'.
+    """
     own = module.state_dict()
     optional = {name for name in own if name.endswith("num_batches_tracked")}
+    missing = [name for name in own if name not in state and name not in optional]
+    unexpected = [name for name in state if name not in own]
     shapes = [f"{n} ({list(state[n].shape)}, not {list(own[n].shape)})" for n in misshaped(module, state)]
     found = {
-        "missing": [name for name in own if name not in state and name not in optional],
-        "unexpected": [name for name in state if name not in own],
-        "of another shape": shapes,
+        "missing": (len(missing), _by_parts(missing, [name for name in own if name in state])),
+        "unexpected": (len(unexpected), _by_parts(unexpected, [name for name in state if name in own])),
+        "of another shape": (len(shapes), shapes),
     }
-    return [
-        f"{len(names)} {what}: {', '.join(names[:shown])}{', ...' if len(names) > shown else ''}"
-        for what, names in found.items()
-        if names
-    ]
+    return [f"{count} {what}: {', '.join(names)}" for what, (count, names) in found.items() if count]
+
+
+def _by_parts(names: list[str], others: list[str]) -> list[str]:
+    """The names, those of a part of the network in which none of `others` lies as one: 'part.*'."""
+    parts = []
+    for name in names:
+        pieces = name.split(".")
+        prefixes = [".".join(pieces[:depth]) + "." for depth in range(1, len(pieces))]
+        whole = next((p for p in prefixes if not any(other.startswith(p) for other in others)), None)
+        alone = whole is None or sum(other.startswith(whole) for other in names) == 1
+        parts.append(name if alone else f"{whole}*")
+    return list(dict.fromkeys(parts))
 
 
 def misshaped(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:

@@ -1,0 +1,113 @@
+"""A classifier ready to use: the module, the classes it tells apart, and the preprocessing it wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from angularkd.class_mapping import ClassMapping
+from angularkd.errors import InputError, nearest
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a model wants done to images in 0..1: bring them to `size` (None: leave it), subtract `mean`, divide by `std`.
+
+    Calling it maps [batch, 3, height, width] to the same, resized bilinearly with antialiasing where the size differs.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: Size | None = None
+    source: str = ""
+
+    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 new_height new_width"]:
+        if self.size is not None and images.shape[-2:] != self.size:
+            images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
+        return (images - _constant(self.mean, images.device)) / _constant(self.std, images.device)
+
+    def __str__(self) -> str:
+        mean, std = (" ".join(f"{value:.3f}" for value in values) for values in (self.mean, self.std))
+        size = f", resized to {self.size[0]}x{self.size[1]}" if self.size else ""
+        return f"mean {mean}, std {std}{size}" + (f" ({self.source})" if self.source else "")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model ready to use.
+
+    spec:          what was asked for; architecture: the SPEC that builds the bare module, where that is another.
+    num_classes:   of the module's own logits.
+    preprocessing: None when nothing is known of it: the images' own statistics are then used.
+    classes: names in the order of the module's logits, where they are known.
+    image_size: of the images that it was trained on, where that is known.
+    native_size: that the architecture is made for, where that is known.
+    mapping: from its classes to the data's, where these are others.
+    notes: what was decided about it, for the plan.
+    """
+
+    spec: str
+    module: nn.Module
+    num_classes: int
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] | None = None
+    pretrained: bool = False
+    architecture: str = ""
+    image_size: Size | None = None
+    native_size: Size | None = None
+    mapping: ClassMapping | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def outputs(self) -> int:
+        """How many classes it speaks of, once they are mapped."""
+        return self.num_classes if self.mapping is None else len(self.mapping)
+
+    def predict(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch outputs"]:
+        """Logits of images in 0..1, preprocessed before the module and mapped behind it."""
+        assert self.preprocessing is not None
+        logits = self.module(self.preprocessing(images))
+        return logits if self.mapping is None else self.mapping(logits)
+
+
+def parse_normalization(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation from a name or from 'm,m,m/s,s,s'."""
+    if text in NORMALIZATIONS:
+        return NORMALIZATIONS[text]
+    try:
+        mean, std = (tuple(float(value) for value in part.split(",")) for part in text.split("/"))
+    except ValueError:
+        mean, std = (), ()
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise InputError(
+            f"normalization '{text}' is not known.{nearest(text, NORMALIZATIONS)} "
+            f"Use {', '.join(NORMALIZATIONS)}, or six numbers m,m,m/s,s,s"
+        )
+    return mean, std
+
+
+@lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One number a channel, on the device once and for all: no copy, hence no wait, in a step."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
