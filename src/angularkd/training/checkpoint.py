@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from angularkd.errors import InputError
 from angularkd.files import write_atomically
+from angularkd.training.ema import AveragedStudent
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Checkpointer:
 
     scaler: what keeps the loss scale of float16 training (Fabric's precision plugin).
     identity: what must be equal for a resume to make sense; a checkpoint of another run is refused.
+    average: of the student's weights, where one is taken.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class Checkpointer:
     scheduler: LRScheduler
     scaler: Any
     identity: dict[str, Any]
+    average: AveragedStudent | None = None
 
     def save(self, state: TrainingState) -> None:
         """Write the checkpoint, atomically."""
@@ -58,6 +61,8 @@ class Checkpointer:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
+        if self.average is not None:
+            content["average"] = self.average.state_dict()
         write_atomically(self.path, lambda temporary: torch.save(content, temporary))
 
     def load(self) -> TrainingState:
@@ -78,6 +83,8 @@ class Checkpointer:
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
         self.scaler.load_state_dict(content["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(content["average"])
         torch.set_rng_state(content["rng"])
         if content["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(content["cuda_rng"])
