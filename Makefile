@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 	$(BIN)/angularkd demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 check: lint types test
 

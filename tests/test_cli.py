@@ -11,10 +11,17 @@ from pathlib import Path
 import pytest
 
 from angularkd import cli
-from angularkd.config import DistillConfig, EvaluateConfig, TrainConfig
+from angularkd.config import DistillConfig, EvaluateConfig, ExplainConfig, TrainConfig
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-KINDS = {"train": TrainConfig, "distill": DistillConfig, "plan": DistillConfig, "evaluate": EvaluateConfig}
+KINDS = {
+    "train": TrainConfig,
+    "distill": DistillConfig,
+    "plan": DistillConfig,
+    "evaluate": EvaluateConfig,
+    "cache": DistillConfig,
+    "explain": ExplainConfig,
+}
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -48,6 +55,8 @@ def test_commands_of_the_readme_parse(line, tmp_path, monkeypatch) -> None:
         Path(file).write_text(config.dump())
     _, command, *arguments = shlex.split(line, comments=True)
     assert command in cli.COMMANDS
+    if command == "cache":
+        assert arguments.pop(0) in ("fill", "verify", "info")
     if command in KINDS:
         cli.parse(KINDS[command], command, arguments)
 

@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from angularkd.commands import Run, distill, evaluate, plan, train
     from angularkd.distiller import Distiller
     from angularkd.errors import InputError
+    from angularkd.explaining import explain
     from angularkd.losses.angular import AMDLoss
 
 __version__ = "0.1.0"
 
-__all__ = ["AMDLoss", "Distiller", "InputError", "Run", "distill", "evaluate", "plan", "train"]
+__all__ = ["AMDLoss", "Distiller", "InputError", "Run", "distill", "evaluate", "explain", "plan", "train"]
 
 _HOMES = {
     "AMDLoss": "angularkd.losses.angular",
     "Distiller": "angularkd.distiller",
     "InputError": "angularkd.errors",
+    "explain": "angularkd.explaining",
     **dict.fromkeys(("Run", "distill", "evaluate", "plan", "train"), "angularkd.commands"),
 }
 

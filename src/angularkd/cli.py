@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 import angularkd
-from angularkd.config import Config, DistillConfig, EvaluateConfig, TrainConfig
+from angularkd.config import Config, DistillConfig, EvaluateConfig, ExplainConfig, TrainConfig
 from angularkd.errors import InputError, nearest
 
 C = TypeVar("C", bound=Config)
@@ -25,10 +25,13 @@ USAGE = """angularkd: distil any PyTorch vision classifier into a smaller one
   angularkd distill DATA --teacher SPEC --student SPEC distil a teacher into a student
   angularkd plan DATA --teacher SPEC --student SPEC    what distill would pair, check and spend
   angularkd evaluate DATA --model SPEC                 every metric of a model, or of a student beside its teacher
+  angularkd cache fill|verify|info DATA ...            keep the teacher's answers, with the flags of distill
+  angularkd explain IMAGE --teacher SPEC --student SPEC what AMD sees in one image, as a figure
   angularkd list models|losses|datasets [PATTERN]      what there is
 
-DATA is a folder of class folders, digits, cifar10:DIR, cifar100:DIR or parquet:DIR.
-SPEC is cifar/NAME, timm/NAME, torchvision/NAME, the folder of a run, or FILE.py:CALLABLE.
+DATA is a folder of class folders, digits, cifar10:DIR, cifar100:DIR, cinic10:DIR, tiny-imagenet:DIR, imagenet:DIR,
+parquet:DIR, hf:NAME or shards:PATTERN.
+SPEC is cifar/NAME, timm/NAME, torchvision/NAME, hf/NAME, the folder of a run, or FILE.py:CALLABLE.
 angularkd COMMAND --help shows the flags of a command; --config FILE reads them from YAML, flags on top.
 """
 
@@ -152,6 +155,27 @@ def _demo(arguments: list[str]) -> None:
     run_demo(parse(DemoConfig, "demo", arguments), _console())
 
 
+def _cache(arguments: list[str]) -> None:
+    actions = ("fill", "verify", "info")
+    if arguments[:1] in (["-h"], ["--help"]):
+        arguments = ["fill|verify|info", "--help"]
+    elif not arguments or arguments[0] not in actions:
+        raise InputError(
+            f"say what to do with the cache: angularkd cache {'|'.join(actions)} DATA --teacher SPEC --student SPEC --cache DIR"
+        )
+    config = parse(DistillConfig, f"cache {arguments[0]}", arguments[1:])
+    from angularkd.filling import run_cache
+
+    run_cache(arguments[0], config, _console())
+
+
+def _explain(arguments: list[str]) -> None:
+    config = parse(ExplainConfig, "explain", arguments)
+    from angularkd.explaining import run_explanation
+
+    run_explanation(config, _console())
+
+
 def _list(arguments: list[str]) -> None:
     from angularkd.listing import LISTS, show_list
 
@@ -166,6 +190,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "distill": _distill,
     "plan": _plan,
     "evaluate": _evaluate,
+    "cache": _cache,
+    "explain": _explain,
     "list": _list,
 }
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from angularkd.config import DistillConfig, EvaluateConfig, Recipe, TrainConfig
 from angularkd.errors import InputError
 from angularkd.files import write_json, write_json_lines, write_text
-from angularkd.models.sources import STUDENT_FILE
+from angularkd.models.sources import STUDENT_FILE, offers_weights
 from angularkd.models.weights import fingerprint, save_weights
 from angularkd.show import show_metrics, show_plan
 from angularkd.training.build import Job, build_distillation, build_evaluation, build_training, predictor
@@ -29,7 +29,9 @@ from angularkd.training.progress import Progressor
 
 LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.safetensors"
-MAY_DIFFER = ("out", "resume", "device")
+TEACHER = "teacher"
+"""Where in a run's folder the run lies that fitted its teacher to the data."""
+MAY_DIFFER = ("out", "resume", "device", "workers", "cache")
 """Options in which a run and its resumption may differ."""
 
 
@@ -71,7 +73,9 @@ def run_distillation(config: DistillConfig, console: Console | None = None) -> R
     """`distill` with a checked configuration; what happens is told to the console."""
     name = f"{_short(config.student)}-from-{_short(config.teacher)}"
     folder = _folder_of(config, _default_folder(name, config))
-    return _run(folder, build_distillation(config), console or Console(quiet=True))
+    console = console or Console(quiet=True)
+    fitted = _fit_teacher(config, folder / TEACHER, console) if config.teacher_train is not None else None
+    return _run(folder, build_distillation(config, fitted), console)
 
 
 def run_plan(config: DistillConfig, console: Console | None = None) -> Plan:
@@ -110,21 +114,50 @@ def run_evaluation(config: EvaluateConfig, console: Console | None = None) -> di
     return results
 
 
+def _fit_teacher(config: DistillConfig, folder: Path, console: Console) -> str:
+    """Fit the teacher to the data in a run of its own, by the same recipe, or go on with it; that run's folder."""
+    assert config.teacher_train is not None
+    if not (folder / STUDENT_FILE).exists():
+        build_distillation(config)  # what cannot be distilled afterwards is not worth fitting a teacher for
+    recipe = {name: getattr(config, name) for name in Recipe.model_fields}
+    fitting = {
+        "model": config.teacher,
+        "weights": config.teacher_weights,
+        "pretrained": config.teacher_weights is None and offers_weights(config.teacher),
+        "new_head": True,
+        "train_only_head": config.teacher_train_what == "head",
+        "normalization": config.teacher_normalization,
+        "input_size": config.teacher_input_size,
+        "epochs": config.teacher_train,
+        "warmup_epochs": config.warmup_epochs * config.teacher_train / config.epochs,
+        "out": str(folder),
+        "resume": (folder / "config.yaml").exists(),
+    }
+    console.print(f"the teacher is fitted first, in {folder}", soft_wrap=True)
+    return str(run_training(TrainConfig.from_options(**{**recipe, **fitting}), console).folder)
+
+
 def _run(folder: Path, job: Job, console: Console) -> Run:
     """Train a built job and leave the files of a run."""
     config = job.config
     started = time.perf_counter()
     checkpointer = Checkpointer(
-        folder / LAST, job.distiller, job.optimizer, job.scheduler, job.fabric.strategy.precision, _identity(config)
+        folder / LAST,
+        job.distiller,
+        job.optimizer,
+        job.scheduler,
+        job.fabric.strategy.precision,
+        _identity(config),
+        job.average,
     )
     resumed = config.resume and checkpointer.path.exists()
-    if config.resume and not resumed:
+    if config.resume and not resumed and (folder / "config.yaml").exists():
         _check_same_run(config, folder)
     made = make_plan(job, config.epochs) if job.teacher is not None and not resumed else None
     state = checkpointer.load() if resumed else TrainingState()
     folder.mkdir(parents=True, exist_ok=True)
     if made is None:
-        for note in job.data.dataset.notes:
+        for note in job.notes:
             console.print(f"note: {note}", soft_wrap=True)
     if not resumed:
         write_text(folder / "config.yaml", config.dump())
@@ -138,6 +171,8 @@ def _run(folder: Path, job: Job, console: Console) -> Run:
     def save(state: TrainingState) -> None:
         write_json_lines(folder / "metrics.jsonl", state.history)
         checkpointer.save(state)
+        if job.cache is not None:
+            job.cache.flush()
 
     with Progressor(console, config.epochs, len(job.batches), state.epoch) as progressor:
         fit(
@@ -149,12 +184,13 @@ def _run(folder: Path, job: Job, console: Console) -> Run:
             epochs=config.epochs,
             clip_norm=config.clip_norm,
             state=state,
-            validate=lambda: measure(job.student.module, job.predict, job.validation.epoch(0), classes),
-            save_best=lambda: save_weights(folder / BEST, job.student.module, _metadata(job)),
+            validate=lambda: measure(job.kept.module, job.predict, job.validation.epoch(0), classes),
+            save_best=lambda: save_weights(folder / BEST, job.kept.module, _metadata(job)),
             save=save,
             reporter=progressor,
+            average=job.average,
         )
-    save_weights(folder / STUDENT_FILE, job.student.module, _metadata(job))
+    save_weights(folder / STUDENT_FILE, job.kept.module, _metadata(job))
     results = _final_results(folder, job, state, classes)
     results["seconds"] = time.perf_counter() - started
     if job.teacher is not None:
@@ -170,13 +206,14 @@ def _run(folder: Path, job: Job, console: Console) -> Run:
 def _final_results(folder: Path, job: Job, state: TrainingState, classes: int) -> dict[str, Any]:
     """The one look at the test split: the last epoch's student, the validation-selected one, and the teacher."""
     batches = job.test
-    same_classes = job.teacher is not None and job.teacher.num_classes == classes
+    same_classes = job.teacher is not None and job.teacher.outputs == classes
     predict_teacher = job.predict_teacher if same_classes else None
-    last = {name: value.clone() for name, value in job.student.module.state_dict().items()}
-    metrics = {"last epoch": measure(job.student.module, job.predict, batches.epoch(0), classes, predict_teacher)}
-    job.student.module.load_state_dict(load_file(folder / BEST))
-    metrics["selected epoch"] = measure(job.student.module, job.predict, batches.epoch(0), classes, predict_teacher)
-    job.student.module.load_state_dict(last)
+    kept = job.kept.module
+    last = {name: value.clone() for name, value in kept.state_dict().items()}
+    metrics = {"last epoch": measure(kept, job.predict, batches.epoch(0), classes, predict_teacher)}
+    kept.load_state_dict(load_file(folder / BEST))
+    metrics["selected epoch"] = measure(kept, job.predict, batches.epoch(0), classes, predict_teacher)
+    kept.load_state_dict(last)
     if job.teacher is not None and same_classes:
         metrics["teacher"] = measure(job.teacher.module, job.predict_teacher, batches.epoch(0), classes)
     return {
@@ -210,6 +247,7 @@ def _metadata(job: Job) -> dict[str, Any]:
         "image_size": list(job.batches.views.image_size),
         "mean": list(job.student.preprocessing.mean),
         "std": list(job.student.preprocessing.std),
+        "input_size": job.student.preprocessing.size,
         "torch": torch.__version__,
     }
 
@@ -231,7 +269,7 @@ def _folder_of(config: Recipe, default: Path) -> Path:
         raise InputError(
             f"the folder {folder} exists and is not empty: give another with --out, or go on with --resume"
         )
-    if config.resume and not (folder / LAST).exists() and not (folder / "config.yaml").exists():
+    if config.resume and not any((folder / part).exists() for part in (LAST, "config.yaml", f"{TEACHER}/config.yaml")):
         raise InputError(f"there is no run to resume in {folder}: leave out --resume, or name its folder with --out")
     return folder
 

@@ -74,7 +74,8 @@ class DataOptions(Config):
     """Which images, at which size, split how."""
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """Images: a folder of class folders, digits, cifar10:DIR, cifar100:DIR or parquet:DIR."""
+    """Images: a folder of class folders, digits, cifar10:DIR, cifar100:DIR, cinic10:DIR, tiny-imagenet:DIR, imagenet:DIR,
+    parquet:DIR, hf:NAME or shards:PATTERN."""
     image_size: int | tuple[int, int] | None = None
     """Height and width in pixels that images are brought to (one number: a square). Default: the size that the models
     were trained on, else the images' own where all are alike, else 32 for cifar/ models and 224 for others."""
@@ -82,19 +83,25 @@ class DataOptions(Config):
     """Share of the training images held out for validation, where the data has no validation split of its own."""
     split_seed: int = Field(0, ge=0, lt=2**32)
     """Seed of that draw alone: runs with different seeds see the same splits."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """An image that cannot be decoded: stop, naming it, before anything is trained, or skip it, with a note. To skip, every
+    image is decoded once at the start."""
     batch_size: int = Field(128, gt=0)
     """Images a step."""
+    loader: Literal["auto", "resident", "workers"] = "auto"
+    """Where batches come from: resident, all images decoded into memory once; or workers, processes that decode them as
+    they are needed. auto: resident where the images take at most 60 % of the free memory."""
+    workers: int | None = Field(None, ge=0)
+    """Processes that decode images, where workers do; 0: the run's own process. Default: one a core."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Arithmetic of the networks; losses always compute in float32 or wider."""
 
-    @field_validator("image_size")
+    @field_validator("image_size", "input_size", "teacher_input_size", "student_input_size", check_fields=False)
     @classmethod
     def _positive_size(cls, size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
-        if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
-            raise ValueError("must be at least 1 pixel")
-        return size
+        return _at_least_a_pixel(size)
 
 
 class Recipe(DataOptions):
@@ -106,8 +113,14 @@ class Recipe(DataOptions):
     """Go on from the last checkpoint in the folder of the run."""
     epochs: int = Field(100, gt=0)
     """Passes over the training images."""
-    augment: tuple[Literal["flip", "crop", "resized_crop"], ...] | None = None
+    augment: tuple[Literal["flip", "crop", "resized_crop", "trivial_augment", "rand_augment", "erase"], ...] | None = (
+        None
+    )
     """Augmentations. Default: what suits the data set (crop and flip for small photographs)."""
+    mixup: float = Field(0.0, ge=0)
+    """Alpha of mixup, for example 0.2: every batch is mixed with itself, and its labels too; 0 for none."""
+    cutmix: float = Field(0.0, ge=0)
+    """Alpha of CutMix, for example 1. With both, each batch is mixed by one of them."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimiser of the student."""
     lr: float | None = Field(None, gt=0)
@@ -128,6 +141,9 @@ class Recipe(DataOptions):
     """Factor of each drop of the step schedule."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of the gradient; larger ones are scaled down to it."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of the exponential moving average of the student's weights, for example 0.999; the averaged student is what
+    is validated and saved."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of initialisation, order and augmentation."""
 
@@ -151,14 +167,21 @@ class TrainConfig(Recipe):
     """Train or fine-tune a classifier: a teacher, or a baseline."""
 
     model: Spec
-    """What to train: cifar/NAME, timm/NAME, torchvision/NAME, a run's folder or FILE.py:CALLABLE."""
+    """What to train: cifar/NAME, timm/NAME, torchvision/NAME, hf/NAME, a run's folder or FILE.py:CALLABLE."""
     weights: str | None = None
     """File of weights to start from (safetensors, or a PyTorch checkpoint)."""
+    pretrained: bool = False
+    """Start from the weights that the model's library offers (timm/, torchvision/, hf/)."""
     new_head: bool = False
     """Start the classification layer anew when the weights were trained for other classes."""
+    train_only_head: bool = False
+    """Train the classification layer alone: all other weights, and the batch-norm statistics, stay as they are."""
     normalization: str | None = None
     """Mean and standard deviation that the model wants: imagenet, cifar10, cifar100, half, none, or six numbers
     'm,m,m/s,s,s'. Default: what comes with the weights, else the training images' own."""
+    input_size: int | tuple[int, int] | None = None
+    """Height and width that images are resized to for the model, after the augmentation. Default: not at all, unless it
+    takes images of one size alone."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the label spread evenly over all classes."""
 
@@ -167,11 +190,19 @@ class DistillConfig(Recipe):
     """Distil a teacher into a student."""
 
     teacher: Spec
-    """The frozen teacher: cifar/NAME, timm/NAME, torchvision/NAME, a run's folder or FILE.py:CALLABLE."""
+    """The frozen teacher: cifar/NAME, timm/NAME, torchvision/NAME, hf/NAME, a run's folder or FILE.py:CALLABLE."""
     student: Spec
     """The student to train, in the same words."""
     teacher_weights: str | None = None
     """File of the teacher's weights (safetensors, or a PyTorch checkpoint)."""
+    teacher_classes: str | None = None
+    """File (YAML or JSON) of lines NAME: CLASS for a teacher of other classes: from each of the data's classes to one of the
+    teacher's, by name or index, or a list of several. Default: by equal names, where the teacher's are known and hold all."""
+    teacher_train: Annotated[int | None, arg(metavar="EPOCHS")] = Field(None, gt=0)
+    """Fit the teacher to the training images first for that many epochs, with a new classification layer if its classes
+    are other; the run's folder then holds it as teacher/."""
+    teacher_train_what: Literal["head", "all"] = "head"
+    """What of the teacher is fitted then: its classification layer alone, or all of it."""
     student_weights: str | None = None
     """File of weights that the student starts from."""
     teacher_normalization: str | None = None
@@ -179,10 +210,27 @@ class DistillConfig(Recipe):
     'm,m,m/s,s,s'. Default: what comes with its weights, else the training images' own."""
     student_normalization: str | None = None
     """The same for the student."""
+    teacher_input_size: int | tuple[int, int] | None = None
+    """Height and width that images are resized to for the teacher, after the augmentation. Default: not at all, unless it
+    takes images of one size alone."""
+    student_input_size: int | tuple[int, int] | None = None
+    """The same for the student."""
     loss: UseAppendAction[tuple[str, ...]] = ()
     """A loss as NAME=WEIGHT,OPTION=VALUE,...; repeat it for several. Default: ce=0.1 kd=0.9,temperature=4 amd=5000."""
     pairs: str | None = None
     """Which stages teach which, as 'TEACHER_MODULE:STUDENT_MODULE,...'. Default: matched by stride from the deep end."""
+
+    @model_validator(mode="after")
+    def _one_way_to_the_classes(self) -> Self:
+        if self.teacher_train is not None and self.teacher_classes is not None:
+            raise ValueError("teacher_train fits the teacher to the data's classes: leave out teacher_classes")
+        return self
+
+    cache: str | None = None
+    """Folder of teacher caches: the teacher's answers are kept there, and it runs only for images that it has not seen in
+    that view. Default: it runs in every step."""
+    cache_views: int | None = Field(None, gt=0)
+    """How many views are drawn of endless augmentation, such as resized_crop, before they come round again."""
 
     @field_validator("loss", mode="before")
     @classmethod
@@ -206,22 +254,83 @@ class EvaluateConfig(DataOptions):
     """Measure a model, or a student beside its teacher."""
 
     model: Spec
-    """What to measure: cifar/NAME, timm/NAME, torchvision/NAME, a run's folder or FILE.py:CALLABLE."""
+    """What to measure: cifar/NAME, timm/NAME, torchvision/NAME, hf/NAME, a run's folder or FILE.py:CALLABLE."""
     weights: str | None = None
     """File of its weights (safetensors, or a PyTorch checkpoint)."""
     normalization: str | None = None
     """Mean and standard deviation that it wants: imagenet, cifar10, cifar100, half, none, or six numbers 'm,m,m/s,s,s'.
     Default: what comes with the weights, else the training images' own."""
+    classes: str | None = None
+    """File (YAML or JSON) of lines NAME: CLASS for a model of other classes: from each of the data's classes to one of the
+    model's, by name or index, or a list of several."""
+    input_size: int | tuple[int, int] | None = None
+    """Height and width that images are resized to for the model. Default: not at all, unless it takes images of one size
+    alone."""
     teacher: str | None = None
     """A teacher to compare with."""
     teacher_weights: str | None = None
     """File of the teacher's weights."""
     teacher_normalization: str | None = None
     """Mean and standard deviation that the teacher wants."""
+    teacher_classes: str | None = None
+    """From each of the data's classes to the teacher's. Default: by equal names, where the teacher's are known and hold all."""
+    teacher_input_size: int | tuple[int, int] | None = None
+    """Height and width that images are resized to for the teacher."""
     split: Literal["train", "val", "test"] = "test"
     """Which images."""
     json_file: str | None = None
     """Also write the figures to this file."""
+
+
+class ExplainConfig(Config):
+    """Show what AMD sees in one image: attention, positive, negative and angular maps of teacher and student."""
+
+    image: Annotated[Positional[str], arg(metavar="IMAGE")]
+    """The image: a file."""
+    teacher: Spec
+    """The teacher: cifar/NAME, timm/NAME, torchvision/NAME, hf/NAME, a run's folder or FILE.py:CALLABLE."""
+    student: Spec
+    """The student, in the same words; without weights it is shown untrained."""
+    teacher_weights: str | None = None
+    """File of the teacher's weights (safetensors, or a PyTorch checkpoint)."""
+    student_weights: str | None = None
+    """File of the student's weights."""
+    teacher_normalization: str | None = None
+    """Mean and standard deviation that the teacher wants: a name, or six numbers 'm,m,m/s,s,s'. Default: what comes with
+    its weights, else ImageNet's."""
+    student_normalization: str | None = None
+    """The same for the student."""
+    image_size: int | tuple[int, int] | None = None
+    """Height and width in pixels that the image is brought to (one number: a square). Default: what the models were
+    trained on, else 32 for cifar/ models and 224 for others."""
+    pairs: str | None = None
+    """Which stages to compare, as 'TEACHER_MODULE:STUDENT_MODULE,...'. Default: matched by stride from the deep end."""
+    margins: tuple[float, ...] = (1.0, 1.35, 2.0)
+    """Angular margins to compare; 1 is none, 1.35 AMD's own."""
+    attention: str = "power"
+    """Attention mechanism; angularkd list losses shows all."""
+    out: str = "explanation.png"
+    """File of the figure: .png, .svg or .pdf."""
+    json_file: str | None = None
+    """Also write the figures' numbers, distances and cosines, to this file."""
+
+    @field_validator("margins")
+    @classmethod
+    def _some_margins(cls, margins: tuple[float, ...]) -> tuple[float, ...]:
+        if not margins or min(margins) <= 0 or len(set(margins)) < len(margins):
+            raise ValueError("must be one or more different numbers above 0, such as 1 1.35")
+        return margins
+
+    @field_validator("image_size")
+    @classmethod
+    def _positive_size(cls, size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        return _at_least_a_pixel(size)
+
+
+def _at_least_a_pixel(size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+    if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
+        raise ValueError("must be at least 1 pixel")
+    return size
 
 
 def parse_losses(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from angularkd.errors import InputError
-from angularkd.features import FeatureExtractor, Seen
-from angularkd.losses.weighted import EMBEDDINGS, FEATURES, WeightedLosses, read_terms, signals_of
+from angularkd.cached_teacher import CachedTeacher, answers, fields_of
+from angularkd.class_mapping import ClassMapping
+from angularkd.errors import InputError, StageError
+from angularkd.features import FeatureExtractor, Seen, with_class_maps
+from angularkd.losses.weighted import EMBEDDINGS, FEATURES, LOSSES, Term, WeightedLosses, read_terms, signals_of
 from angularkd.pairing import Pair, pair_models
 from angularkd.stages import Head, Stage, find_head
+from angularkd.teacher_cache import Field, TeacherCache
 from angularkd.types import Distilled, Logits, Reduction, Signals, Surroundings
 
 Transform = Callable[[Tensor], Tensor]
@@ -25,9 +29,10 @@ class FrozenTeacher:
     Deliberately no nn.Module: its holder does not list it among its parameters, put it into training mode, or save it.
     """
 
-    def __init__(self, module: nn.Module, transform: Transform | None) -> None:
+    def __init__(self, module: nn.Module, transform: Transform | None, mapping: ClassMapping | None = None) -> None:
         self.module = module.eval()
         self.transform = transform
+        self.mapping = mapping
         self.extractor = FeatureExtractor(module, ())
 
     def watch(self, stages: Sequence[Stage], reductions: Sequence[Reduction | None], head: Head | None) -> None:
@@ -37,7 +42,11 @@ class FrozenTeacher:
 
     def __call__(self, images: Tensor) -> Seen:
         with torch.no_grad():
-            return self.extractor(self.prepare(images))
+            seen = self.extractor(self.prepare(images))
+        if self.mapping is None:
+            return seen
+        with torch.set_grad_enabled(seen.output.requires_grad):
+            return replace(seen, output=self.mapping(seen.output))
 
     def prepare(self, images: Tensor) -> Tensor:
         """The images as the teacher wants them."""
@@ -62,8 +71,12 @@ class Distiller(nn.Module):
         teacher_transform, student_transform: applied to the images first, each for its own model (for example
             `angularkd.models.sources.Preprocessing`); by default both get the images as they are.
         train_labels: the class of each row of the training split, for losses that remember its samples.
+        teacher_mapping: from the teacher's classes to the student's, where these are others; losses see mapped logits.
 
-    Calling it: images [batch, 3, height, width], labels [batch], indices [batch] (rows of the training split). Raises
+    Parts of the student that have parameters, but none to train, stay in evaluation mode.
+
+    Calling it: images [batch, 3, height, width], labels [batch], indices [batch] (rows of the training split), view (the number
+    of their augmentation; with both, a teacher whose answers are kept does not run again). Raises
     InputError when a loss needs labels, indices or a teacher and there are none, and when teacher and student tell
     apart different numbers of classes while a loss compares their logits.
     """
@@ -79,6 +92,7 @@ class Distiller(nn.Module):
         teacher_transform: Transform | None = None,
         student_transform: Transform | None = None,
         train_labels: Int[Tensor, " samples"] | None = None,
+        teacher_mapping: ClassMapping | None = None,
     ) -> None:
         super().__init__()
         terms = read_terms(losses)
@@ -87,17 +101,18 @@ class Distiller(nn.Module):
         if teacher is None and self._teacher_wanted:
             raise InputError("these losses compare with a teacher and there is none: pass one, or use losses={'ce': 1}")
         self.student = student
-        self.teacher = FrozenTeacher(teacher, teacher_transform) if teacher is not None else None
+        self.teacher = FrozenTeacher(teacher, teacher_transform, teacher_mapping) if teacher is not None else None
         self.student_transform = student_transform
         self.pairs: tuple[Pair, ...] = ()
         self._pairs_wanted = pairs
         self._heads: tuple[Head | None, Head | None] = (None, None)
         self._student_extractor = FeatureExtractor(student, ())
         self._watching = False
+        self._cached: CachedTeacher | None = None
         surroundings = None
         if example is not None:
             self._look(example)
-            surroundings = self._surroundings(train_labels)
+            surroundings = self._surroundings(terms, train_labels)
         self.losses = WeightedLosses(terms, surroundings)
         if example is not None:
             self._watch()
@@ -107,6 +122,7 @@ class Distiller(nn.Module):
         images: Float[Tensor, "batch 3 height width"],
         labels: Tensor | None = None,
         indices: Int[Tensor, " batch"] | None = None,
+        view: int | None = None,
     ) -> Distilled:
         for name, value in (("labels", labels), ("indices", indices)):
             if value is None and name in self.signals:
@@ -114,29 +130,75 @@ class Distiller(nn.Module):
         if not self._watching:
             self._look(images)
             self._watch()
-        taught = self.teacher(images) if self.teacher is not None and self._teacher_wanted else Seen(None, {}, None)
+        taught = self.teach(images, indices, view)
         shown = self._student_extractor(self._prepare(images))
         if "teacher_logits" in self.signals:
             check_same_classes(taught.output, shown.output)
-        terms = self.losses(
-            Signals(
-                labels,
-                indices,
-                shown.output,
-                taught.output,
-                shown.embedding,
-                taught.embedding,
-                shown.features,
-                taught.features,
-            )
+        if taught.outputs and self.teacher is not None:
+            logits = taught.output.detach()
+            taught = with_class_maps(taught, self.teacher.extractor, labels, logits, create_graph=False)
+            create_graph = torch.is_grad_enabled()
+            shown = with_class_maps(shown, self._student_extractor, labels, logits, create_graph=create_graph)
+        signals = Signals(
+            labels,
+            indices,
+            shown.output,
+            taught.output,
+            shown.embedding,
+            taught.embedding,
+            shown.features,
+            taught.features,
         )
+        try:
+            terms = self.losses(signals)
+        except StageError as error:
+            raise InputError(f"{self._stage_name(error.stage)}: {error.reason}") from None
         return Distilled(torch.stack(list(terms.values())).sum(), terms, shown.output)
+
+    def keep_answers(self, images: Tensor, open_cache: Callable[[Sequence[Field]], TeacherCache]) -> TeacherCache:
+        """Let the teacher answer from a cache from now on, for batches that come with their indices and their view.
+
+        Args:
+            images: an example, to see what the answers look like.
+            open_cache: makes the cache of the fields that the losses look at.
+
+        Raises InputError when a loss looks at more of the teacher than a cache can keep.
+        """
+        if not self._watching:
+            self._look(images)
+            self._watch()
+        assert self.teacher is not None, "without a teacher there are no answers to keep"
+        extractor = self.teacher.extractor
+        cache = open_cache(fields_of(self.teacher(images), extractor, self.signals, len(images)))
+        self._cached = CachedTeacher(self.teacher, extractor, cache)
+        return cache
+
+    def live_answers(self, images: Tensor) -> dict[str, Tensor]:
+        """What the teacher says to images, as its cache would keep it, but in full precision."""
+        assert self.teacher is not None
+        return answers(self.teacher(images), self.teacher.extractor, len(images))
+
+    def teach(self, images: Tensor, indices: Tensor | None, view: int | None) -> Seen:
+        """What the teacher shows, from the cache where there is one and the images are known by number."""
+        if self.teacher is None or not self._teacher_wanted:
+            return Seen(None, {}, None)
+        if self._cached is not None and indices is not None and view is not None:
+            return self._cached(images, indices, view)
+        return self.teacher(images)
+
+    def set_epoch(self, epoch: float, epochs: float) -> None:
+        """Let weights that have a schedule follow it: `epoch` epochs, in fractions too, of a run of `epochs` are done."""
+        self.losses.set_epoch(epoch, epochs)
 
     def close(self) -> None:
         """Remove the hooks: both models are as they were."""
         self._student_extractor.close()
         if self.teacher is not None:
             self.teacher.extractor.close()
+
+    def _stage_name(self, stage: int) -> str:
+        pair = self.pairs[min(stage, len(self.pairs) - 1)]
+        return f"stage {stage} (teacher's {pair.teacher}, student's {pair.student})"
 
     def _prepare(self, images: Tensor) -> Tensor:
         return self.student_transform(images) if self.student_transform is not None else images
@@ -154,16 +216,20 @@ class Distiller(nn.Module):
         if self.signals & set(EMBEDDINGS):
             self._heads = find_head(self.teacher.module, taught), find_head(self.student, shown)
 
-    def _surroundings(self, train_labels: Int[Tensor, " samples"] | None) -> Surroundings:
+    def _surroundings(self, terms: Sequence[Term], train_labels: Int[Tensor, " samples"] | None) -> Surroundings:
         teacher_head, student_head = self._heads
         layer = self.teacher.module.get_submodule(teacher_head.path) if self.teacher and teacher_head else None
         weight = getattr(layer, "weight", None)
+        looked_at = any("head_weight" in LOSSES[term.name].built_for for term in terms)
+        weight = weight.detach().flatten(1) if weight is not None and looked_at else None
+        if self.teacher is not None and self.teacher.mapping is not None and weight is not None:
+            weight = self.teacher.mapping.head_weight(weight)
         return Surroundings(
             student_shapes=tuple(pair.student.shape for pair in self.pairs),
             teacher_shapes=tuple(pair.teacher.shape for pair in self.pairs),
             student_dim=student_head.dim if student_head else 0,
             teacher_dim=teacher_head.dim if teacher_head else 0,
-            head_weight=weight.detach().flatten(1) if weight is not None else None,
+            head_weight=weight,
             labels=train_labels,
             num_samples=len(train_labels) if train_labels is not None else 0,
         )
@@ -178,8 +244,12 @@ class Distiller(nn.Module):
         self._student_extractor = FeatureExtractor(self.student, stages, reductions, self._heads[1])
 
     def train(self, mode: bool = True) -> Distiller:
-        """Training mode for student and losses; the teacher stays in evaluation mode."""
+        """Training mode for student and losses; the teacher, and frozen parts of the student, stay in evaluation mode."""
         super().train(mode)
+        for part in self.student.modules():
+            parameters = list(part.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                part.eval()
         if self.teacher is not None:
             self.teacher.module.eval()
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -25,9 +26,11 @@ def show_plan(plan: Plan, console: Console) -> None:
     data = plan.data
     height, width = data["image_size"]
     views = f"{data['views']:,} views" if data["views"] is not None else "endless views"
+    mixing = " and ".join(f"{name} (alpha {alpha:g})" for name, alpha in data["mixing"].items())
+    mixed = f", mixed by {mixing}" if mixing else ""
     console.print(
         f"data {data['name']}: {data['classes']} classes, {data['train']:,} train, {data['val']:,} val, {data['test']:,} test images of "
-        f"{height}x{width}, augmented by {' and '.join(data['augment']) or 'nothing'} ({views})",
+        f"{height}x{width}, augmented by {' and '.join(data['augment']) or 'nothing'} ({views}){mixed}",
         highlight=False,
     )
     if plan.pairs:
@@ -46,8 +49,23 @@ def show_plan(plan: Plan, console: Console) -> None:
         f"expected: {plan.images_per_second:,.0f} images/s in training, {duration(plan.seconds_expected)} without validation",
         highlight=False,
     )
+    if plan.cache is not None:
+        console.print(f"teacher cache: {_held(plan.cache)}; for those images the teacher does not run", soft_wrap=True)
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False)
+
+
+def show_cache(cache: dict[str, Any], fields: Sequence[tuple[str, tuple[int, ...]]], console: Console) -> None:
+    """What a teacher's cache keeps of each image, and how much of it is there."""
+    table = Table("kept of each image", "shape", title="teacher cache", title_justify="left")
+    for name, shape in fields:
+        table.add_row(name, _shape(list(shape)))
+    console.print(table)
+    console.print(_held(cache), soft_wrap=True, highlight=False)
+
+
+def _held(cache: dict[str, Any]) -> str:
+    return f"{cache['folder']}, {cache['filled']:.1%} of {cache['size_bytes'] / 2**20:,.1f} MiB is there"
 
 
 def show_metrics(results: dict[str, Any], console: Console) -> None:

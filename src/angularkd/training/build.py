@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,46 +14,32 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from angularkd.config import DataOptions, DistillConfig, EvaluateConfig, Recipe, TrainConfig
-from angularkd.data.loader import ResidentLoader, evaluation_loader
-from angularkd.data.resident import ResidentImages, channel_stats, load_resident
-from angularkd.data.sources import DataSet, open_data
-from angularkd.data.splits import Split
+from angularkd.data.loader import Batches
+from angularkd.data.sources import DataSet
 from angularkd.data.views import Views
 from angularkd.distiller import Distiller
 from angularkd.errors import InputError
-from angularkd.losses.weighted import read_terms, signals_of
-from angularkd.models.sources import Classifier, Preprocessing, open_classifier
-from angularkd.stages import undisturbed
+from angularkd.losses.weighted import check_soft_labels, read_terms, signals_of
+from angularkd.models.sources import Classifier, Size, open_classifier
+from angularkd.teacher_cache import TeacherCache
+from angularkd.training.build_data import Data, as_size, mixed, noted, open_dataset, sized, training_batches
+from angularkd.training.caching import open_cache
+from angularkd.training.ema import AveragedStudent
 from angularkd.training.evaluate import Predict
+from angularkd.training.models import (
+    check_class_order,
+    check_student,
+    check_trained,
+    fit_to_images,
+    freeze_all_but_head,
+    with_classes,
+    with_preprocessing,
+)
 from angularkd.training.plan import check_classes
 from angularkd.training.schedule import schedule
 
-PHOTOGRAPH_SIZE = (224, 224)
-"""Size of images of unequal size, unless a network made for CIFAR looks at them."""
-CIFAR_SIZE = (32, 32)
 LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}
 WEIGHT_DECAYS = {"sgd": 5e-4, "adamw": 0.05}
-
-
-@dataclass(frozen=True)
-class Data:
-    """A data set with its splits in memory as they are asked for."""
-
-    dataset: DataSet
-    image_size: tuple[int, int] | None
-    device: torch.device
-
-    def load(self, split: str) -> ResidentImages:
-        """Decode one split."""
-        return load_resident(getattr(self.dataset, split), self.image_size)
-
-    def size_of(self, split: str) -> tuple[int, int]:
-        """(height, width) of its images."""
-        return self.image_size or getattr(self.dataset, split).size(0)
-
-    def batches(self, split: str, batch_size: int) -> ResidentLoader:
-        """A split as it is, in order."""
-        return evaluation_loader(self.load(split), batch_size, device=self.device)
 
 
 @dataclass(frozen=True)
@@ -60,25 +47,40 @@ class Job:
     """The parts of a training run, ready to go.
 
     config: what was asked for, with every default that depends on models and data filled in.
-    test: decoded beforehand, so that a broken image does not end a long run, and looked at once, at its end.
+    test: where it is resident, decoded beforehand, so that a broken image does not end a long run, and looked at once, at its end.
+    teacher_ready: False while the teacher is yet to be fitted to the data, so that there is nothing to measure it by.
     """
 
     config: Recipe
     fabric: Fabric
     data: Data
-    batches: ResidentLoader
-    validation: ResidentLoader
-    test: ResidentLoader
+    batches: Batches
+    validation: Batches
+    test: Batches
     views: Views
     teacher: Classifier | None
     student: Classifier
     distiller: Distiller
     optimizer: Optimizer
     scheduler: LambdaLR
+    average: AveragedStudent | None = None
+    cache: TeacherCache | None = None
+    teacher_ready: bool = True
+
+    @property
+    def notes(self) -> list[str]:
+        """What was decided about the data and the models."""
+        models = (*(self.teacher.notes if self.teacher is not None else ()), *self.student.notes)
+        return [*self.data.dataset.notes, *models]
+
+    @property
+    def kept(self) -> Classifier:
+        """What is validated and saved: the student, or the average of its weights where one is taken."""
+        return self.student if self.average is None else replace(self.student, module=self.average.module)
 
     def predict(self, images: Tensor) -> Tensor:
-        """The student's logits of images in 0..1."""
-        return predictor(self.fabric, self.student)(images)
+        """The logits of what is kept, of images in 0..1."""
+        return predictor(self.fabric, self.kept)(images)
 
     def predict_teacher(self, images: Tensor) -> Tensor:
         """The teacher's logits of images in 0..1."""
@@ -86,9 +88,14 @@ class Job:
         return predictor(self.fabric, self.teacher)(images)
 
 
-def build_distillation(config: DistillConfig) -> Job:
-    """Everything that `distill` and `plan` need. Raises InputError before any image is decoded where that can be known."""
+def build_distillation(config: DistillConfig, fitted_teacher: str | None = None) -> Job:
+    """Everything that `distill` and `plan` need. Raises InputError before any image is decoded where that can be known.
+
+    fitted_teacher: the folder of the run that fitted the teacher to the data, when `teacher_train` asks for one and it is done.
+    """
     terms = read_terms(config.losses)
+    if config.mixup or config.cutmix:
+        check_soft_labels(terms)
     dataset = open_dataset(config)
     classes = len(dataset.classes)
     seed_everything(config.seed, verbose=False)
@@ -96,9 +103,14 @@ def build_distillation(config: DistillConfig) -> Job:
         config.student, classes, weights=config.student_weights, normalization=config.student_normalization
     )
     check_student(student, classes)
-    teacher = _open_teacher(config, config.teacher, classes)
-    check_classes(teacher.num_classes, classes, signals_of(terms))
-    return _assemble(config, dataset, teacher, student, config.losses, config.pairs)
+    if fitted_teacher is not None:
+        teacher = open_classifier(fitted_teacher, classes)
+    else:
+        teacher = _open_teacher(config, config.teacher, dataset.classes)
+    check_classes(teacher.outputs, classes, signals_of(terms))
+    sizes = config.teacher_input_size, config.student_input_size
+    job = _assemble(config, dataset, teacher, student, config.losses, config.pairs, sizes)
+    return replace(job, teacher_ready=config.teacher_train is None or fitted_teacher is not None)
 
 
 def build_training(config: TrainConfig) -> Job:
@@ -110,11 +122,18 @@ def build_training(config: TrainConfig) -> Job:
         len(dataset.classes),
         weights=config.weights,
         normalization=config.normalization,
+        pretrained=config.pretrained,
         new_head=config.new_head,
     )
+    if config.pretrained and not model.pretrained and ".py:" not in config.model:
+        raise InputError(f"{config.model} offers no weights of its own: give a file with --weights, not --pretrained")
+    if config.train_only_head and not model.pretrained and ".py:" not in config.model:
+        raise InputError(f"{config.model} has no trained weights below its head: add --pretrained, or give --weights")
     check_student(model, len(dataset.classes), "add --new-head to start its classification layer anew")
     losses = {"ce": {"weight": 1.0, "label_smoothing": config.label_smoothing}}
-    return _assemble(config, dataset, None, model, losses, None)
+    return _assemble(
+        config, dataset, None, model, losses, None, (None, config.input_size), only_head=config.train_only_head
+    )
 
 
 def build_evaluation(config: EvaluateConfig) -> tuple[Fabric, Data, Classifier, Classifier | None]:
@@ -126,104 +145,43 @@ def build_evaluation(config: EvaluateConfig) -> tuple[Fabric, Data, Classifier, 
         config.model, classes, weights=config.weights, normalization=config.normalization, pretrained=True
     )
     check_trained(model, "model")
-    teacher = _open_teacher(config, config.teacher, classes) if config.teacher is not None else None
-    data = _sized(config, dataset, fabric, model, teacher)
-    for role, classifier in (("model", model), ("teacher", teacher)):
-        if classifier is not None and classifier.num_classes != classes:
+    if config.classes is not None:
+        model = with_classes(model, config.classes, dataset.classes)
+    teacher = _open_teacher(config, config.teacher, dataset.classes) if config.teacher is not None else None
+    untold = any(classifier is not None and classifier.preprocessing is None for classifier in (model, teacher))
+    looked_at = {config.split, "train"} if untold else {config.split}
+    data = sized(config, dataset, fabric.device, model, teacher, looked_at)
+    found = {"model": (model, config.input_size), "teacher": (teacher, config.teacher_input_size)}
+    for role, (classifier, _) in found.items():
+        if classifier is not None and classifier.outputs != classes:
+            flag = "classes" if role == "model" else "teacher-classes"
             raise InputError(
                 f"the {role} tells apart {classifier.num_classes} classes, the data has {classes}: "
-                "give one trained on these classes"
+                f"give one trained on these classes, or say with --{flag} which of its classes are the data's"
             )
         if classifier is not None:
-            check_outputs(classifier, data.size_of(config.split), role)
             check_class_order(classifier, dataset.classes, role)
-    if any(classifier is not None and classifier.preprocessing is None for classifier in (model, teacher)):
-        stats = channel_stats(data.load("train"))
-        model = with_preprocessing(model, stats)
-        teacher = with_preprocessing(teacher, stats) if teacher is not None else None
-    for classifier in (model, teacher):
+    stats = data.channel_stats(data.load("train")) if untold else None
+    ready = {}
+    for role, (classifier, size) in found.items():
         if classifier is not None:
-            _place(classifier.module, fabric)
-            classifier.module.eval()
-    return fabric, data, model, teacher
-
-
-def open_dataset(config: DataOptions, image_size: tuple[int, int] | None = None) -> DataSet:
-    """The data set of a configuration, its splits drawn, nothing decoded yet."""
-    return open_data(
-        config.data,
-        val_fraction=config.val_fraction,
-        split_seed=config.split_seed,
-        image_size=image_size or _pair(config.image_size),
-    )
-
-
-def check_student(
-    student: Classifier, classes: int, remedy: str = "start without them, or train it on these classes first"
-) -> None:
-    """Raises InputError when weights gave a student another number of classes than the data has."""
-    if student.num_classes != classes:
-        raise InputError(
-            f"the weights of {student.spec} tell apart {student.num_classes} classes, the data has {classes}: {remedy}"
-        )
-
-
-def check_trained(teacher: Classifier, role: str = "teacher") -> None:
-    """Raises InputError when a model that has to know something already was never trained."""
-    if not teacher.pretrained and ".py:" not in teacher.spec:
-        flag = "weights" if role == "model" else "teacher-weights"
-        raise InputError(
-            f"the {role} {teacher.spec} has no trained weights: give a file with --{flag}, or a run's folder as the {role}"
-        )
-
-
-def check_outputs(classifier: Classifier, image_size: tuple[int, int], role: str) -> None:
-    """Raises InputError unless the model gives logits [batch, classes] for images of this size."""
-    images = torch.zeros(2, 3, *image_size)
-    with undisturbed(classifier.module):
-        try:
-            output = classifier.module(images)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"the {role} {classifier.spec} cannot take images of {image_size[0]}x{image_size[1]} ({reason}): "
-                "give another --image-size"
-            ) from None
-    shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if shape != [2, classifier.num_classes]:
-        raise InputError(
-            f"the {role} {classifier.spec} gives {shape} for a batch of 2 images, not logits [2, {classifier.num_classes}]: "
-            "return a tensor with one number a class"
-        )
-
-
-def check_class_order(classifier: Classifier, classes: tuple[str, ...], role: str) -> None:
-    """Raises InputError when a model knows the data's classes by name, but in another order."""
-    known = classifier.classes
-    if known is not None and known != classes and sorted(known) == sorted(classes):
-        raise InputError(
-            f"the {role} {classifier.spec} was trained on the same classes in another order ({', '.join(known[:3])}, ... "
-            f"instead of {', '.join(classes[:3])}, ...): bring the data into its order"
-        )
-
-
-def with_preprocessing(classifier: Classifier, stats: tuple[tuple[float, ...], tuple[float, ...]]) -> Classifier:
-    """The classifier, normalising by the training images' own statistics when it brings nothing of its own."""
-    if classifier.preprocessing is not None:
-        return classifier
-    mean, std = stats
-    safe = tuple(value or 1.0 for value in std)
-    return replace(classifier, preprocessing=Preprocessing(mean, safe, source="the training images' own"))
+            ready[role] = fit_to_images(
+                with_preprocessing(classifier, stats) if stats is not None else classifier,
+                data.size_of(config.split),
+                as_size(size),
+                role,
+            )
+            _place(ready[role].module, fabric)
+            ready[role].module.eval()
+    return fabric, data, ready["model"], ready.get("teacher")
 
 
 def predictor(fabric: Fabric, classifier: Classifier) -> Predict:
     """From images in 0..1 to logits, in the precision of the run."""
-    assert classifier.preprocessing is not None
-    preprocess = classifier.preprocessing
 
     def predict(images: Tensor) -> Tensor:
         with fabric.autocast():
-            return classifier.module(preprocess(images))
+            return classifier.predict(images)
 
     return predict
 
@@ -235,72 +193,94 @@ def _assemble(
     student: Classifier,
     losses: Mapping[str, Any],
     pairs: str | None,
+    input_sizes: tuple[int | Size | None, int | Size | None],
+    only_head: bool = False,
 ) -> Job:
     fabric = _fabric(config)
-    data = _sized(config, dataset, fabric, student, teacher)
-    train = data.load("train")
-    for role, classifier in (("student", student), ("teacher", teacher)):
-        if classifier is not None:
-            check_outputs(classifier, train.image_size, role)
-            check_class_order(classifier, dataset.classes, role)
-    stats = channel_stats(train)
-    student = with_preprocessing(student, stats)
-    teacher = with_preprocessing(teacher, stats) if teacher is not None else None
+    data = sized(config, dataset, fabric.device, student, teacher)
+    train, image_size = data.load("train"), data.size_of("train")
+    untold = any(model is not None and model.preprocessing is None for model in (student, teacher))
+    stats = data.channel_stats(train) if untold else ((), ())
+    teacher_size, student_size = map(as_size, input_sizes)
+    student_role = "student" if teacher is not None else "model"
+    student = fit_to_images(with_preprocessing(student, stats), image_size, student_size, student_role)
+    check_class_order(student, dataset.classes, student_role)
+    if teacher is not None:
+        teacher = fit_to_images(with_preprocessing(teacher, stats), image_size, teacher_size, "teacher")
+        check_class_order(teacher, dataset.classes, "teacher")
+    if only_head:
+        freeze_all_but_head(student, image_size)
     augment = data.dataset.augment if config.augment is None else config.augment
-    views = Views(augment, len(train), train.image_size, config.seed)
-    batches = ResidentLoader(
-        train,
-        views,
-        config.batch_size,
-        seed=config.seed,
-        shuffle=True,
-        drop_last=len(train) > config.batch_size,
-        device=fabric.device,
-    )
+    limit = config.cache_views if isinstance(config, DistillConfig) else None
+    views = Views(augment, len(data.dataset.train), image_size, config.seed, limit=limit)
+    batches = training_batches(data, train, views, config)
+    average = AveragedStudent(student.module, config.ema) if config.ema is not None else None
     distiller = Distiller(
         teacher.module if teacher is not None else None,
         student.module,
         losses,
         pairs=pairs,
-        example=torch.zeros(1, 3, *train.image_size),
+        example=torch.zeros(1, 3, *image_size),
         teacher_transform=teacher.preprocessing if teacher is not None else None,
         student_transform=student.preprocessing,
-        train_labels=train.labels,
+        train_labels=torch.from_numpy(data.dataset.train.labels.copy()),
+        teacher_mapping=teacher.mapping if teacher is not None else None,
     )
     _place(distiller, fabric)
+    if average is not None:
+        _place(average.module, fabric)
+    cache = None
+    if isinstance(config, DistillConfig) and config.cache is not None and teacher is not None:
+        if config.mixup or config.cutmix:
+            raise InputError(
+                "mixup and CutMix make images that are in no cache, so the teacher must run live: leave out --cache, or them"
+            )
+        cache = open_cache(Path(config.cache), distiller, teacher, data.dataset.train, train, views)
     optimizer = _optimizer(config, distiller)
     total_steps = config.epochs * len(batches)
     factor = schedule(
         config.schedule, total_steps, round(config.warmup_epochs * len(batches)), config.milestones, config.gamma
     )
     resolved = {
-        "image_size": train.image_size,
+        "image_size": image_size,
+        "loader": "workers" if train is None else "resident",
         "augment": tuple(views.ops),
         "lr": optimizer.defaults["lr"],
         "weight_decay": optimizer.defaults["weight_decay"],
     }
+    validation, test = data.batches("val", config.batch_size), data.batches("test", config.batch_size)
     return Job(
         config.model_copy(update=resolved),
         fabric,
-        data,
-        batches,
-        data.batches("val", config.batch_size),
-        data.batches("test", config.batch_size),
+        noted(data, {"train": batches, "val": validation, "test": test}),
+        mixed(batches, config, len(dataset.classes)),
+        validation,
+        test,
         views,
         teacher,
         student,
         distiller,
         optimizer,
         LambdaLR(optimizer, factor),
+        average,
+        cache=cache,
     )
 
 
-def _open_teacher(config: DistillConfig | EvaluateConfig, spec: str, classes: int) -> Classifier:
+def _open_teacher(config: DistillConfig | EvaluateConfig, spec: str, classes: tuple[str, ...]) -> Classifier:
+    """The teacher with its weights, its classes mapped to the data's; or, where it is to be fitted to them, with a head for them."""
+    fitted = config.teacher_train_what if isinstance(config, DistillConfig) and config.teacher_train else None
     teacher = open_classifier(
-        spec, classes, weights=config.teacher_weights, normalization=config.teacher_normalization, pretrained=True
+        spec,
+        len(classes),
+        weights=config.teacher_weights,
+        normalization=config.teacher_normalization,
+        pretrained=True,
+        new_head=fitted is not None,
     )
-    check_trained(teacher)
-    return teacher
+    if fitted != "all":
+        check_trained(teacher)
+    return with_classes(teacher, config.teacher_classes, classes) if fitted is None else teacher
 
 
 def _place(module: nn.Module, fabric: Fabric) -> None:
@@ -327,26 +307,3 @@ def _fabric(config: DataOptions) -> Fabric:
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise InputError("this machine has no Apple GPU that PyTorch can use: leave --device at auto, or use cpu")
     return Fabric(accelerator=config.device, devices=1, precision=config.precision)
-
-
-def _sized(
-    config: DataOptions, dataset: DataSet, fabric: Fabric, model: Classifier, teacher: Classifier | None
-) -> Data:
-    """The data at the size asked for, else at that which the models were trained on, else at the images' own where they
-    look alike, else at what such a model is made for."""
-    size = _pair(config.image_size) or model.image_size or (teacher.image_size if teacher is not None else None)
-    if size is None and not all(_alike(split) for split in (dataset.train, dataset.val, dataset.test)):
-        size = CIFAR_SIZE if model.spec.startswith("cifar/") else PHOTOGRAPH_SIZE
-    if size is not None and config.image_size is None:
-        dataset = open_dataset(config, size)
-    return Data(dataset, size, fabric.device)
-
-
-def _alike(split: Split, looks: int = 200) -> bool:
-    """Whether all of some images, evenly spread over the split, are of one size."""
-    rows = range(0, len(split), max(1, len(split) // looks))
-    return len({split.size(row) for row in rows}) == 1
-
-
-def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    return (size, size) if isinstance(size, int) else size

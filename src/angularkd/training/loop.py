@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from lightning_fabric import Fabric
-from torch.nn import Module
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from angularkd.data.loader import ResidentLoader
+from angularkd.data.loader import Batches
+from angularkd.distiller import Distiller
 from angularkd.errors import InputError
 from angularkd.training.checkpoint import TrainingState
+from angularkd.training.ema import AveragedStudent
 from angularkd.training.metrics import TrainingMeter
 
 CHECK_EVERY = 50
@@ -33,10 +34,10 @@ class Reporter(Protocol):
 
 def fit(
     fabric: Fabric,
-    distiller: Module,
+    distiller: Distiller,
     optimizer: Optimizer,
     scheduler: LRScheduler,
-    batches: ResidentLoader,
+    batches: Batches,
     *,
     epochs: int,
     clip_norm: float | None,
@@ -45,6 +46,7 @@ def fit(
     save_best: Callable[[], None],
     save: Callable[[TrainingState], None],
     reporter: Reporter,
+    average: AveragedStudent | None = None,
 ) -> TrainingState:
     """Train from where `state` stands until `epochs` are done; `state` is updated in place and returned.
 
@@ -56,11 +58,14 @@ def fit(
         meter = TrainingMeter()
         distiller.train()
         for step, batch in enumerate(batches.epoch(state.epoch), start=1):
-            out = distiller(batch.images, batch.labels, batch.indices)
+            distiller.set_epoch(state.epoch + (step - 1) / len(batches), epochs)
+            out = distiller(batch.images, batch.labels, batch.indices, batch.view)
             fabric.backward(out.total)
             if clip_norm is not None:
                 fabric.clip_gradients(distiller, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
             optimizer.step()
+            if average is not None:
+                average.update()
             scheduler.step()
             optimizer.zero_grad()
             state.step += 1

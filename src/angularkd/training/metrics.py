@@ -90,9 +90,11 @@ class TrainingMeter:
         self._sums: dict[str, Tensor] = {}
         self.images = 0
 
-    def update(self, out: Distilled, labels: Int[Tensor, " batch"]) -> None:
+    def update(self, out: Distilled, labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"]) -> None:
+        """Soft labels count as the class of their largest share."""
         count = len(labels)
-        hits = (out.student_logits.detach().argmax(dim=1) == labels).sum()
+        classes = labels.argmax(dim=1) if labels.ndim == 2 else labels
+        hits = (out.student_logits.detach().argmax(dim=1) == classes).sum()
         values = {"loss": out.total.detach(), **{name: term.detach() for name, term in out.terms.items()}}
         for name, value in values.items():
             self._add(name, value * count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +18,8 @@ from angularkd.modes import mode
 from angularkd.pairing import Pair
 from angularkd.types import Batch
 
+OVERWEIGHT = 0.95
+"""Share of the first gradient from which on a loss is told to be overweight."""
 TIMED_STEPS = 3
 """Training steps that are timed for the expected speed."""
 
@@ -28,11 +30,12 @@ class Plan:
 
     teacher, student: spec, parameters, classes and preprocessing of each.
     teacher_validation: the teacher's metrics on the validation split.
-    data: name, counts of images and classes, image size, augmentation and its views, and how the splits came about.
+    data: name, counts of images and classes, image size, augmentation and its views, how batches are mixed, and how the splits came about.
     pairs: which stages teach which, and at which size they are compared.
     weights: by loss term.
     gradient_share: by loss term, its gradient's norm at the student's parameters over the sum of these norms, on the first batch.
-    images_per_second: of a training step, measured.
+    images_per_second: of a training step with the live teacher, measured.
+    cache: folder of the teacher's kept answers, its size when full, and the share that is there; None without one.
     """
 
     teacher: dict[str, Any]
@@ -44,6 +47,7 @@ class Plan:
     gradient_share: dict[str, float]
     images_per_second: float
     seconds_expected: float
+    cache: dict[str, Any] | None
     notes: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -92,6 +96,15 @@ def gradient_shares(distiller: Distiller, batch: Batch) -> dict[str, float]:
             norms[name] = math.sqrt(sum(float(g.float().square().sum()) for g in gradients if g is not None))
     total = sum(norms.values()) or 1.0
     return {name: norm / total for name, norm in norms.items()}
+
+
+def overweight(shares: Mapping[str, float], weights: Mapping[str, float]) -> list[str]:
+    """A note on a loss that leaves nearly nothing of the first gradient to the others, with the weight that would take half."""
+    return [
+        f"{name} gives {share:.1%} of the first gradient: with {name}={weights[name] * (1 - share) / share:.2g} it would give half"
+        for name, share in shares.items()
+        if OVERWEIGHT < share < 1
+    ]
 
 
 def training_speed(distiller: Distiller, batch: Batch) -> float:

@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from angularkd.models.sources import Classifier
+from angularkd.teacher_cache import TeacherCache
 from angularkd.training.build import Job
 from angularkd.training.evaluate import evaluate
-from angularkd.training.plan import Plan, check_better_than_chance, describe_pair, gradient_shares, training_speed
+from angularkd.training.plan import (
+    Plan,
+    check_better_than_chance,
+    describe_pair,
+    gradient_shares,
+    overweight,
+    training_speed,
+)
 
 
 def make_plan(job: Job, epochs: int) -> Plan:
@@ -18,9 +26,13 @@ def make_plan(job: Job, epochs: int) -> Plan:
     assert job.teacher is not None
     dataset = job.data.dataset
     classes = len(dataset.classes)
-    notes = list(dataset.notes)
+    notes = job.notes
     validation: dict[str, float] = {}
-    if job.teacher.num_classes == classes:
+    if not job.teacher_ready:
+        notes.append(
+            "the teacher is fitted to the training images first: its accuracy and its gradients are not known yet"
+        )
+    elif job.teacher.outputs == classes:
         validation = evaluate(job.teacher.module, job.predict_teacher, job.validation.epoch(0), classes)
         check_better_than_chance(validation["accuracy"], classes, len(dataset.val))
     else:
@@ -35,6 +47,7 @@ def make_plan(job: Job, epochs: int) -> Plan:
     with job.fabric.autocast():
         shares = gradient_shares(job.distiller, batch)
         speed = training_speed(job.distiller, batch)
+    notes += overweight(shares, job.distiller.losses.weights)
     images_an_epoch = len(job.batches) * job.batches.global_batch_size
     return Plan(
         teacher=_describe(job.teacher),
@@ -49,14 +62,21 @@ def make_plan(job: Job, epochs: int) -> Plan:
             "image_size": list(job.views.image_size),
             "augment": list(job.views.ops),
             "views": job.views.count,
+            "left_out": list(dataset.left_out),
+            "mixing": {name: alpha for name in ("mixup", "cutmix") if (alpha := getattr(job.config, name))},
         },
         pairs=[describe_pair(pair) for pair in job.distiller.pairs],
         weights=job.distiller.losses.weights,
         gradient_share=shares,
         images_per_second=speed,
         seconds_expected=epochs * images_an_epoch / speed,
+        cache=_describe_cache(job.cache) if job.cache is not None else None,
         notes=notes,
     )
+
+
+def _describe_cache(cache: TeacherCache) -> dict[str, Any]:
+    return {"folder": str(cache.folder), "size_bytes": cache.size_bytes, "filled": cache.filled}
 
 
 def _describe(classifier: Classifier) -> dict[str, Any]:

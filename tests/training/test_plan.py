@@ -1,0 +1,15 @@
+"""What the plan says of the objective."""
+
+from __future__ import annotations
+
+from angularkd.training.plan import overweight
+
+
+def test_a_loss_that_leaves_nothing_to_the_others_is_told_with_a_weight_that_does() -> None:
+    notes = overweight({"ce": 0.01, "kd": 0.01, "amd": 0.98}, {"ce": 0.1, "kd": 0.9, "amd": 5000.0})
+    assert notes == ["amd gives 98.0% of the first gradient: with amd=1e+02 it would give half"]
+
+
+def test_a_loss_of_its_own_or_beside_equals_is_left_alone() -> None:
+    assert overweight({"ce": 1.0}, {"ce": 1.0}) == []
+    assert overweight({"ce": 0.1, "amd": 0.9}, {"ce": 1.0, "amd": 10.0}) == []
