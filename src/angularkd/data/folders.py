@@ -6,15 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
-
-from angularkd.data.decode import EXTENSIONS, decode_image, image_size
-from angularkd.data.splits import SPLIT_NAMES, Source, Split, whole
+from angularkd.data.decode import EXTENSIONS
+from angularkd.data.splits import SPLIT_NAMES, EncodedStore, Source, Split, whole
 from angularkd.errors import InputError
 
 
-class FileStore:
+class FileStore(EncodedStore):
     """One image file a row. Paths are kept as text: a million of them are small, and quickly given to a process."""
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
@@ -23,18 +20,12 @@ class FileStore:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def image(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
-        return decode_image(self._read(row), self.name(row))
-
-    def size(self, row: int) -> tuple[int, int]:
-        return image_size(self._read(row), self.name(row))
-
     def name(self, row: int) -> str:
         return self.paths[row]
 
-    def _read(self, row: int) -> bytes:
+    def encoded(self, row: int) -> tuple[bytes, str]:
         try:
-            return Path(self.paths[row]).read_bytes()
+            return Path(self.paths[row]).read_bytes(), self.name(row)
         except OSError as error:
             raise InputError(f"cannot read {self.name(row)}: {error.strerror}.") from error
 

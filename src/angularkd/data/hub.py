@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
-from angularkd.data.decode import decode_image, image_size
-from angularkd.data.splits import SPLIT_NAMES, Source, labelled_splits
+from angularkd.data.splits import SPLIT_NAMES, EncodedStore, Source, labelled_splits
 from angularkd.errors import InputError, nearest
 
 OPTIONS = ("config", "image", "label")
 LABEL_NAMES = ("label", "labels")
 
 
-class HubStore:
+class HubStore(EncodedStore):
     """The rows of a memory-mapped table with one column of encoded images."""
 
     def __init__(self, table: Any, column: str, where: str) -> None:
@@ -31,21 +30,13 @@ class HubStore:
     def __len__(self) -> int:
         return len(self.table)
 
-    def image(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
-        data, name = self._encoded(row)
-        return decode_image(data, name)
-
-    def size(self, row: int) -> tuple[int, int]:
-        data, name = self._encoded(row)
-        return image_size(data, name)
-
     def name(self, row: int) -> str:
         return self._describe(row, self.table[row][self.column] or {})
 
     def _describe(self, row: int, value: Mapping[str, Any]) -> str:
         return f"row {row} of {self.where}, {value.get('path') or 'unnamed'}"
 
-    def _encoded(self, row: int) -> tuple[bytes, str]:
+    def encoded(self, row: int) -> tuple[bytes, str]:
         value: dict[str, Any] = self.table[row][self.column] or {}
         name = self._describe(row, value)
         if value.get("bytes"):

@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
-from angularkd.data.decode import decode_image, image_size
-from angularkd.data.splits import Source, labelled_splits, split_named
+from angularkd.data.splits import EncodedStore, Source, labelled_splits, split_named
 from angularkd.errors import InputError
 
 CACHE_BYTES = 256 * 2**20
 
 
-class ParquetStore:
+class ParquetStore(EncodedStore):
     """Rows of several files, read a row group at a time; the groups read last stay in memory, up to CACHE_BYTES."""
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -44,18 +43,7 @@ class ParquetStore:
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def image(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
-        data, name = self._encoded(row)
-        return decode_image(data, name)
-
-    def size(self, row: int) -> tuple[int, int]:
-        data, name = self._encoded(row)
-        return image_size(data, name)
-
-    def name(self, row: int) -> str:
-        return self._encoded(row)[1]
-
-    def _encoded(self, row: int) -> tuple[bytes, str]:
+    def encoded(self, row: int) -> tuple[bytes, str]:
         group = bisect.bisect_right(self._starts, row) - 1
         value: dict[str, Any] = self._read_group(group)[row - self._starts[group]].as_py() or {}
         name = f"row {row} of {self._groups[group][0].parent}, {value.get('path') or 'unnamed'}"

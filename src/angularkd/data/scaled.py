@@ -22,7 +22,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from angularkd.data.decode import ORIENTATION_TAG, decode_image
 from angularkd.data.resident import fit
-from angularkd.data.splits import Store
+from angularkd.data.splits import EncodedStore, Store
 
 REDUCTION_MARGIN = 1.5
 REDUCTIONS = (8, 4, 2)
@@ -69,14 +69,14 @@ def show(
     """
     if box is None:
         return fit(store.image(row), image_size)
-    encoded = _encoded(store, row)
-    if encoded is None:
-        image = store.image(row)
-    else:
-        shown = _show_reduced(encoded[0], image_size, box)
+    if isinstance(store, EncodedStore):
+        data, name = store.encoded(row)
+        shown = _show_reduced(data, image_size, box)
         if shown is not None:
             return shown
-        image = decode_image(*encoded)
+        image = decode_image(data, name)
+    else:
+        image = store.image(row)
     return region_of(box, image_size, image.shape[:2]).resize(Image.fromarray(image), image_size)
 
 
@@ -120,11 +120,3 @@ def _show_reduced(
     beyond_right = reduction * image.width - upright_size[1] if orientation in FROM_THE_RIGHT else 0
     beyond_bottom = reduction * image.height - upright_size[0] if orientation in FROM_THE_BOTTOM else 0
     return region.reduced(reduction, beyond_right, beyond_bottom).resize(image.convert("RGB"), image_size)
-
-
-def _encoded(store: Store, row: int) -> tuple[bytes, str] | None:
-    """The bytes of an image and what to call it, where the store keeps images encoded."""
-    encoded, read = getattr(store, "_encoded", None), getattr(store, "_read", None)
-    if encoded is not None:
-        return encoded(row)
-    return (read(row), store.name(row)) if read is not None else None

@@ -10,11 +10,9 @@ from glob import glob
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 
-from angularkd.data.decode import decode_image, image_size
 from angularkd.data.shard_index import Sample, index_shard
-from angularkd.data.splits import Source, labelled_splits, split_named
+from angularkd.data.splits import EncodedStore, Source, labelled_splits, split_named
 from angularkd.errors import InputError
 
 CLASS_NAMES = "classnames.txt"
@@ -24,7 +22,7 @@ NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 INDEXING_THREADS = 8
 
 
-class ShardStore:
+class ShardStore(EncodedStore):
     """The samples of several shards, in order; each is read by seeking to it, and no file is kept open."""
 
     def __init__(self, shards: Sequence[Path], samples: Sequence[Sequence[Sample]]) -> None:
@@ -38,20 +36,14 @@ class ShardStore:
     def __len__(self) -> int:
         return len(self.names)
 
-    def image(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
-        return decode_image(self._read(row), self.name(row))
-
-    def size(self, row: int) -> tuple[int, int]:
-        return image_size(self._read(row), self.name(row))
-
     def name(self, row: int) -> str:
         return f"{self.names[row]} in {self.shards[self.shard_of[row]]}"
 
-    def _read(self, row: int) -> bytes:
+    def encoded(self, row: int) -> tuple[bytes, str]:
         try:
             with open(self.shards[self.shard_of[row]], "rb") as shard:
                 shard.seek(self.offsets[row])
-                return shard.read(int(self.sizes[row]))
+                return shard.read(int(self.sizes[row])), self.name(row)
         except OSError as error:
             raise InputError(f"cannot read {self.name(row)}: {error.strerror}.") from error
 

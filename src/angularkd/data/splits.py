@@ -7,6 +7,7 @@ The test split is never looked at before the end: where a source has only `train
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from angularkd.data.decode import decode_image, image_size
 from angularkd.data.seeds import permutation
 from angularkd.errors import InputError
 
@@ -43,6 +45,26 @@ class Store(Protocol):
     def name(self, row: int) -> str:
         """What to call the image in a message: its path, or file and row."""
         ...
+
+
+class EncodedStore(ABC):
+    """A store of encoded images, which are decoded when they are asked for."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def encoded(self, row: int) -> tuple[bytes, str]:
+        """The bytes of an image, and its name."""
+
+    def image(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
+        return decode_image(*self.encoded(row))
+
+    def size(self, row: int) -> tuple[int, int]:
+        return image_size(*self.encoded(row))
+
+    def name(self, row: int) -> str:
+        return self.encoded(row)[1]
 
 
 @dataclass(frozen=True, eq=False)
