@@ -88,7 +88,7 @@ def chosen_cases(options: argparse.Namespace) -> Iterator[Case]:
     for (library, family), names in families.items():
         if options.families and family not in options.families.split(","):
             continue
-        sizes = sorted((size, name) for name in names if (size := parameters_of(library, name)) is not None)
+        sizes = sorted((parameters_of(library, name), name) for name in names)
         for size, name in sizes if options.all else sizes[:1]:
             yield Case(library, family, name, size)
 
@@ -163,8 +163,8 @@ def build(case: Case, **options: Any) -> nn.Module:
     return create(case.name, **options)
 
 
-def parameters_of(library: str, name: str) -> int | None:
-    """How many parameters a model has, counted without memory for them, once a machine; None where it does not build."""
+def parameters_of(library: str, name: str) -> int:
+    """How many parameters a model has, counted once a machine, and where that is possible without memory for them."""
     version = (timm if library == "timm" else torchvision).__version__
     file = Path(tempfile.gettempdir()) / f"angularkd-sizes-{library}-{version}.json"
     if file not in SIZES:
@@ -172,14 +172,15 @@ def parameters_of(library: str, name: str) -> int | None:
     if name not in SIZES[file]:
         try:
             with torch.device("meta"):
-                SIZES[file][name] = sum(p.numel() for p in build(Case(library, "", name, 0)).parameters())
-        except Exception:
-            SIZES[file][name] = None
+                model = build(Case(library, "", name, 0))
+        except Exception:  # some compute with numbers that such tensors do not have
+            model = build(Case(library, "", name, 0))
+        SIZES[file][name] = sum(p.numel() for p in model.parameters())
         file.write_text(json.dumps(SIZES[file]))
     return SIZES[file][name]
 
 
-SIZES: dict[Path, dict[str, int | None]] = {}
+SIZES: dict[Path, dict[str, int]] = {}
 
 
 def failed(error: BaseException | str) -> dict[str, Any]:

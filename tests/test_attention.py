@@ -238,6 +238,35 @@ def test_every_mechanism_teaches_through_the_distiller(name) -> None:
     assert same(images, labels).total.item() == pytest.approx(0.0, abs=1e-12)
 
 
+def test_a_transformer_learns_through_its_grad_cam() -> None:
+    torch.manual_seed(0)
+    losses = {"amd": {"weight": 100.0, "attention": "gradcam"}}
+    student = vit().train()
+    distiller = Distiller(
+        vit(embed_dim=36), student, losses, pairs="blocks.1:blocks.1", example=torch.rand(1, 3, 32, 32)
+    )
+    distiller(torch.rand(2, 3, 32, 32), torch.tensor([1, 2])).total.backward()
+    gradient = student.blocks[0].attn.qkv.weight.grad
+    assert gradient.isfinite().all() and gradient.abs().sum() > 0
+
+
+def test_grad_cam_of_a_stage_beside_the_logits_is_refused_by_name() -> None:
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.side, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            features = self.stem(images)
+            self.side(features)
+            return self.head(features.mean((2, 3)))
+
+    losses = {"amd": {"weight": 1.0, "attention": "gradcam"}}
+    distiller = Distiller(Beside(), Beside(), losses, pairs="side:side")
+    with pytest.raises(InputError, match="do not depend on stage side"):
+        distiller(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
+
+
 def test_the_watch_is_off_outside_of_a_forward_and_after_an_error() -> None:
     model = vit()
     stages = stages_at(model, ["blocks.1"], torch.rand(1, 3, 32, 32))

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,6 +36,24 @@ def stage_outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor
     features += [model.layer2(features[0])]
     features += [model.layer3(features[1])]
     return model.linear(features[2].mean(dim=(2, 3))), features
+
+
+def test_logits_may_come_beside_those_of_auxiliary_heads() -> None:
+    teacher = cifar.create("resnet8", 10)
+    student = torchvision.models.googlenet(num_classes=10, init_weights=False)
+    distiller = Distiller(teacher, student, {"ce": 1.0, "kd": 1.0}).train()
+    out = distiller(torch.rand(2, 3, 64, 64), torch.tensor([1, 2]))
+    out.total.backward()
+    assert out.student_logits.shape == (2, 10) and student.conv1.conv.weight.grad.abs().sum() > 0
+
+
+def test_a_teacher_that_was_put_into_training_mode_is_taken_out_of_it() -> None:
+    teacher, student = cifar.create("resnet8", 10), cifar.create("resnet8", 10)
+    distiller = Distiller(teacher, student, {"kd": 1.0})
+    before = teacher.bn1.running_mean.clone()
+    teacher.train()
+    distiller(torch.rand(4, 3, 16, 16))
+    assert torch.equal(teacher.bn1.running_mean, before) and not teacher.training
 
 
 def test_the_terms_are_the_weighted_losses_of_both_models(models, batch) -> None:

@@ -15,7 +15,7 @@ PACKAGE = Path(angularkd.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "modes": set(),
-    "files": set(),
+    "files": {"errors"},
     "types": set(),
     "config": {"errors"},
     "data": {"types", "errors"},
@@ -59,11 +59,11 @@ MAY_IMPORT = {
     "show": {"training"},
     "listing": {"attention", "data", "losses", "models", "errors"},
     "commands": {"config", "models", "show", "training", "errors", "files"},
-    "filling": {"config", "data", "show", "teacher_cache", "training", "types", "errors"},
+    "filling": {"config", "data", "files", "show", "teacher_cache", "training", "types", "errors"},
     "explanation": {"attention", "features", "losses", "pairing"},
     "figures": {"explanation", "files", "errors"},
     "explaining": {
-        "commands",
+        "attention",
         "config",
         "data",
         "explanation",

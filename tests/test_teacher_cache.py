@@ -17,8 +17,9 @@ from angularkd import Distiller, InputError
 from angularkd.cli import main
 from angularkd.models import cifar
 from angularkd.teacher_cache import About, Field, TeacherCache
+from angularkd.training.caching import _fingerprint_of_teacher
 
-ABOUT = About("teacher", "mean 0", "data", {"ops": ["flip"]}, samples=10, views_count=2)
+ABOUT = About("teacher", "mean 0", "32-true", "data", {"ops": ["flip"]}, samples=10, views_count=2)
 FIELDS = (Field("logits", (3,)), Field("layer1 PowerMap(power=2.0)", (1, 4, 4)))
 RECIPE = {"data": "digits", "image_size": 8, "batch_size": 64, "lr": 0.05, "augment": ("flip",)}
 LOSSES = {"ce": 1.0, "kd": 0.9, "amd": 10.0, "pkt": 10.0}
@@ -53,7 +54,7 @@ def test_a_second_field_is_filled_beside_the_first(tmp_path) -> None:
     assert not TeacherCache(tmp_path, ABOUT, FIELDS[1:]).missing(0, indices).any()
 
 
-@pytest.mark.parametrize("what", ["teacher", "preprocessing", "data", "views"])
+@pytest.mark.parametrize("what", ["teacher", "preprocessing", "precision", "data", "views"])
 def test_other_answers_have_another_cache(tmp_path, what) -> None:
     TeacherCache(tmp_path, ABOUT, FIELDS).write(0, torch.arange(10), values(10))
     other = replace(ABOUT, **{what: {"ops": []} if what == "views" else "other"})
@@ -250,6 +251,33 @@ def test_the_cache_command_says_what_it_needs(arguments, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_another_forward_with_equal_weights_has_another_cache(tmp_path) -> None:
+    keys = set()
+    for activation in (nn.ReLU, nn.Tanh):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(3, 4, 3), activation())
+        keys.add(_fingerprint_of_teacher(module))
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize(
+    ("action", "flags", "message"),
+    [
+        ("verify", [], "fill it first"),
+        ("fill", ["--loss", "ce=1"], "no loss of this objective looks at the teacher"),
+        ("fill", ["--teacher-train", "1"], "is to be fitted first"),
+        ("fill", ["--cache", __file__], "--cache"),
+    ],
+)
+def test_a_cache_that_cannot_be_used_is_told(teacher, tmp_path, capsys, action, flags, message) -> None:
+    common = ["digits", "--teacher", teacher, "--student", "cifar/resnet8", "--image-size", "8", "--augment", "flip"]
+    cache = [] if "--cache" in flags else ["--cache", str(tmp_path / "cache")]
+    with pytest.raises(SystemExit) as stop:
+        main(["cache", action, *common, *cache, *flags])
+    complaint = capsys.readouterr().err
+    assert stop.value.code == 2 and complaint.count("\n") == 1 and message in complaint
 
 
 def test_the_teacher_stays_as_it_was(teacher, tmp_path) -> None:

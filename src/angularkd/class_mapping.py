@@ -161,6 +161,8 @@ def _yaml_pairs(text: str) -> Any:
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(node, yaml.MappingNode):
         return None
+    if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+        return None
     return [(key.value, _yaml_value(value)) for key, value in node.value]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 
 from angularkd.config import DistillConfig, EvaluateConfig, Recipe, TrainConfig
 from angularkd.errors import InputError
-from angularkd.files import write_json, write_json_lines, write_text
+from angularkd.files import check_file_writable, check_writable, write_json, write_json_lines, write_text
 from angularkd.models.sources import STUDENT_FILE, offers_weights
 from angularkd.models.weights import fingerprint, save_weights
 from angularkd.show import show_metrics, show_plan
@@ -31,7 +30,7 @@ LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.safetensors"
 TEACHER = "teacher"
 """Where in a run's folder the run lies that fitted its teacher to the data."""
-MAY_DIFFER = ("out", "resume", "device", "workers", "cache")
+MAY_DIFFER = ("out", "resume", "device", "workers")
 """Options in which a run and its resumption may differ."""
 
 
@@ -72,6 +71,8 @@ def run_training(config: TrainConfig, console: Console | None = None) -> Run:
 def run_distillation(config: DistillConfig, console: Console | None = None) -> Run:
     """`distill` with a checked configuration; what happens is told to the console."""
     name = f"{_short(config.student)}-from-{_short(config.teacher)}"
+    if config.cache is not None:
+        check_writable(Path(config.cache), "--cache")
     folder = _folder_of(config, _default_folder(name, config))
     console = console or Console(quiet=True)
     fitted = _fit_teacher(config, folder / TEACHER, console) if config.teacher_train is not None else None
@@ -88,7 +89,7 @@ def run_plan(config: DistillConfig, console: Console | None = None) -> Plan:
 def run_evaluation(config: EvaluateConfig, console: Console | None = None) -> dict[str, Any]:
     """`evaluate` with a checked configuration, shown on the console."""
     if config.json_file is not None:
-        check_writable(Path(config.json_file).parent, "--json-file")
+        check_file_writable(Path(config.json_file), "--json-file")
     fabric, data, model, teacher = build_evaluation(config)
     batches = data.batches(config.split, config.batch_size)
     predict_teacher = predictor(fabric, teacher) if teacher is not None else None
@@ -223,6 +224,7 @@ def _final_results(folder: Path, job: Job, state: TrainingState, classes: int) -
         "selected_epoch": state.best_epoch,
         "selected_validation_accuracy": state.best_accuracy,
         "parameters": job.student.parameters,
+        "left_out": list(job.data.dataset.left_out),
     }
 
 
@@ -272,17 +274,6 @@ def _folder_of(config: Recipe, default: Path) -> Path:
     if config.resume and not any((folder / part).exists() for part in (LAST, "config.yaml", f"{TEACHER}/config.yaml")):
         raise InputError(f"there is no run to resume in {folder}: leave out --resume, or name its folder with --out")
     return folder
-
-
-def check_writable(path: Path, flag: str) -> None:
-    """Raises InputError unless a folder at `path` exists or can be made, and can be written to."""
-    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError:
-        reason = "is a file" if there.is_file() else "cannot be written to"
-        raise InputError(f"{path} cannot hold results, for {there} {reason}: give another with {flag}") from None
 
 
 def _default_folder(name: str, config: Recipe) -> Path:

@@ -12,10 +12,10 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from angularkd.commands import Run, check_writable, run_distillation, run_training
+from angularkd.commands import Run, run_distillation, run_training
 from angularkd.config import Config, DistillConfig, TrainConfig
 from angularkd.errors import InputError
-from angularkd.files import write_json
+from angularkd.files import check_writable, write_json
 from angularkd.show import format_metric
 from angularkd.training.progress import duration
 

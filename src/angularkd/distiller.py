@@ -41,6 +41,8 @@ class FrozenTeacher:
         self.extractor = FeatureExtractor(self.module, stages, reductions, head)
 
     def __call__(self, images: Tensor) -> Seen:
+        if self.module.training:  # somebody put it there since
+            self.module.eval()
         with torch.no_grad():
             seen = self.extractor(self.prepare(images))
         if self.mapping is None:
@@ -62,7 +64,7 @@ class Distiller(nn.Module):
     Args:
         teacher: any module from images to logits [batch, classes], or None to train the student by the labels alone.
             It is put into evaluation mode, never trained, never part of `state_dict()`; `.to(...)` moves it along.
-        student: any module from images to logits.
+        student: any module from images to logits, or in training to an object whose `logits` they are (GoogLeNet).
         losses: from a loss's name to its weight, or to a mapping of `weight` and the loss's options
             (`angularkd.losses.weighted.LOSSES`). Learned parts of losses are among the distiller's parameters.
         pairs: which stages teach which: `Pair`s, or text 'TEACHER_MODULE:STUDENT_MODULE,...'; by default they are
@@ -132,6 +134,8 @@ class Distiller(nn.Module):
             self._watch()
         taught = self.teach(images, indices, view)
         shown = self._student_extractor(self._prepare(images))
+        if not isinstance(shown.output, Tensor):  # networks with auxiliary heads speak so in training
+            shown = replace(shown, output=shown.output.logits)
         if "teacher_logits" in self.signals:
             check_same_classes(taught.output, shown.output)
         if taught.outputs and self.teacher is not None:
@@ -169,6 +173,10 @@ class Distiller(nn.Module):
             self._watch()
         assert self.teacher is not None, "without a teacher there are no answers to keep"
         extractor = self.teacher.extractor
+        if not self._teacher_wanted:
+            raise InputError(
+                "no loss of this objective looks at the teacher: there is nothing to keep, leave out --cache"
+            )
         cache = open_cache(fields_of(self.teacher(images), extractor, self.signals, len(images)))
         self._cached = CachedTeacher(self.teacher, extractor, cache)
         return cache

@@ -11,14 +11,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from angularkd.commands import check_writable
+from angularkd.attention import mechanism
 from angularkd.config import ExplainConfig
 from angularkd.data.decode import decode_image
 from angularkd.data.resident import fit
 from angularkd.errors import InputError
 from angularkd.explanation import PARTINGS, Explanation, explain_image
 from angularkd.figures import check_figures, draw_explanation
-from angularkd.files import write_json
+from angularkd.files import check_file_writable, write_json
 from angularkd.models.classifier import NORMALIZATIONS, Classifier, Preprocessing
 from angularkd.models.sources import open_classifier
 from angularkd.pairing import pair_models
@@ -40,7 +40,7 @@ def run_explanation(config: ExplainConfig, console: Console | None = None) -> Ex
     check_figures(figure)
     for file, flag in ((config.out, "--out"), (config.json_file, "--json-file")):
         if file is not None:
-            check_writable(Path(file).parent, flag)
+            check_file_writable(Path(file), flag)
     try:
         data = Path(config.image).read_bytes()
     except OSError as error:
@@ -68,6 +68,11 @@ def run_explanation(config: ExplainConfig, console: Console | None = None) -> Ex
     images = [classifier.preprocessing(image) for classifier in (teacher, student) if classifier.preprocessing]
     for classifier in (teacher, student):
         classifier.module.eval()
+    if mechanism(config.attention).signals and teacher.num_classes != student.num_classes:
+        raise InputError(
+            f"attention {config.attention} looks at one class in both models, and the teacher tells apart {teacher.num_classes}, "
+            f"the student {student.num_classes}: use another attention"
+        )
     pairs = pair_models(teacher.module, student.module, images[0], images[1], config.pairs)
     found = explain_image(
         teacher.module, student.module, images[0], images[1], pairs, config.margins, attention=config.attention

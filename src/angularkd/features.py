@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from angularkd.attention import ClassToken, GradCAM
 from angularkd.errors import InputError
@@ -77,7 +78,14 @@ class FeatureExtractor:
         try:
             if self._gradients and not any(parameter.requires_grad for parameter in self.model.parameters()):
                 images = images.detach().requires_grad_()  # else nothing of a frozen model could be differentiated
-            with self._watch or nullcontext(), torch.set_grad_enabled(self._gradients or torch.is_grad_enabled()):
+            kernels = (
+                sdpa_kernel(SDPBackend.MATH) if self._gradients else nullcontext()
+            )  # the others have no second derivative
+            with (
+                self._watch or nullcontext(),
+                kernels,
+                torch.set_grad_enabled(self._gradients or torch.is_grad_enabled()),
+            ):
                 output = self.model(images)
             kept = [values for values in self._kept if values is not None]
             outputs = tuple(value for value in self._outputs if value is not None)
@@ -151,7 +159,14 @@ def with_class_maps(
         if isinstance(reduction, GradCAM):
             with torch.enable_grad():
                 score = (seen.output * reduction.class_weights(seen.output, labels, teacher_logits)).sum()
-                gradients = torch.autograd.grad(score, seen.outputs, retain_graph=True, create_graph=create_graph)
+                gradients = torch.autograd.grad(
+                    score, seen.outputs, retain_graph=True, create_graph=create_graph, allow_unused=True
+                )
+            for stage, gradient in zip(extractor.stages, gradients, strict=True):
+                if gradient is None:
+                    raise InputError(
+                        f"the logits do not depend on stage {stage}, which Grad-CAM needs: pair another stage"
+                    )
             both = zip(extractor.stages, seen.outputs, gradients, strict=True)
             maps = [reduction(stage.as_map(output), stage.as_map(gradient)) for stage, output, gradient in both]
             features[reduction] = maps if create_graph else [one.detach() for one in maps]

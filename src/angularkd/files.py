@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from angularkd.errors import InputError
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a temporary file in the same folder, flush it to disk, and rename it over `path`."""
@@ -29,6 +31,24 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def check_writable(path: Path, flag: str) -> None:
+    """Raises InputError unless a folder at `path` exists or can be made, and can be written to."""
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError:
+        reason = "is a file" if there.is_file() else "cannot be written to"
+        raise InputError(f"{path} cannot hold results, for {there} {reason}: give another with {flag}") from None
+
+
+def check_file_writable(path: Path, flag: str) -> None:
+    """Raises InputError unless a file at `path` can be written, over one that is there or anew."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file with {flag}")
+    check_writable(path.parent, flag)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.console import Console
 from angularkd.config import DistillConfig
 from angularkd.data.loader import in_order
 from angularkd.errors import InputError
+from angularkd.files import check_writable
 from angularkd.show import show_cache
 from angularkd.teacher_cache import TeacherCache
 from angularkd.training.build import Job, build_distillation
@@ -30,6 +32,11 @@ def run_cache(action: str, config: DistillConfig, console: Console | None = None
     console = console or Console(quiet=True)
     if config.cache is None:
         raise InputError("say where the teacher's answers are kept, for example --cache runs/cache")
+    if config.teacher_train is not None:
+        raise InputError(
+            "the teacher is to be fitted first: distil once with --teacher-train, and name the fitted teacher's folder"
+        )
+    check_writable(Path(config.cache), "--cache")
     job = build_distillation(config)
     assert job.cache is not None
     done = ACTIONS[action](job, job.cache, console)

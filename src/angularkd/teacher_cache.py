@@ -54,12 +54,14 @@ class Field:
 class About:
     """What a teacher's answers depend on; equal ones share a cache.
 
-    teacher: fingerprint of its weights; preprocessing: what it does to images; data: fingerprint of the decoded training
+    teacher: fingerprint of its weights and code; preprocessing: what is done to images before it, and to its classes behind
+    it; precision: of its arithmetic; data: fingerprint of the decoded training
     images in their order; views: the augmentation, its seed and sizes. samples, views_count: rows of every field.
     """
 
     teacher: str
     preprocessing: str
+    precision: str
     data: str
     views: Mapping[str, Any]
     samples: int

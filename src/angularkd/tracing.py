@@ -140,7 +140,7 @@ def with_overwriting(model: nn.Module, stages: Sequence[Stage], images: Tensor) 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; modes and the random state are put back afterwards."""
-    with mode(model, training=False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with mode(model, training=False), torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
         yield
 
 

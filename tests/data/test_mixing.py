@@ -103,8 +103,8 @@ def test_teacher_and_student_see_the_very_same_mixed_image() -> None:
         assert torch.equal(teacher.seen[-1], student.seen[-1]) and torch.equal(student.seen[-1], batch.images)
 
 
-@pytest.mark.parametrize("name", ["dkd", "nkd"])
+@pytest.mark.parametrize("name", ["dkd", "nkd", "crd"])
 def test_losses_that_need_one_class_are_named(name) -> None:
     with pytest.raises(InputError, match=f"loss '{name}' needs one class a sample"):
         check_soft_labels(read_terms({"ce": 1.0, name: 1.0}))
-    check_soft_labels(read_terms({"ce": 1.0, "kd": 1.0, "amd": 1.0, "crd": 1.0}))
+    check_soft_labels(read_terms({"ce": 1.0, "kd": 1.0, "amd": 1.0, "sp": 1.0}))

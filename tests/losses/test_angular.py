@@ -276,6 +276,8 @@ def test_features_that_do_not_fit_are_named(student, teacher, options, message) 
         ({"scale": -1.0}, "scale"),
         ({"power": 0.5}, "power"),
         ({"grid": 1}, "grid"),
+        ({"scale": float("inf")}, "scale must be a finite number"),
+        ({"additive_margin": True}, "additive_margin must be a finite number"),
         ({"local_weight": 1.5}, "local_weight"),
         ({"margin": "arcfase"}, "no margin 'arcfase'.*'arcface'"),
         ({"margin": "arcface", "cosine_margin": 0.1}, "sets all three margins"),

@@ -14,6 +14,18 @@ from angularkd.models import cifar
 from angularkd.models.weights import bare_names, fingerprint, load_into, read_metadata, read_weights, save_weights
 
 
+def test_tied_weights_are_written_and_read_back(tmp_path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"one": torch.nn.Linear(3, 3)})
+    model["two"] = model["one"]
+    save_weights(tmp_path / "tied.safetensors", model, {})
+    torch.manual_seed(1)
+    other = torch.nn.ModuleDict({"one": torch.nn.Linear(3, 3)})
+    other["two"] = other["one"]
+    load_into(other, read_weights(str(tmp_path / "tied.safetensors")), "tied")
+    assert torch.equal(other["one"].weight, model["one"].weight)
+
+
 def test_saved_weights_come_back_with_their_metadata(tmp_path) -> None:
     model = cifar.create("resnet8", 10)
     save_weights(tmp_path / "a.safetensors", model, {"classes": ["a", "b"], "mean": [0.5]})

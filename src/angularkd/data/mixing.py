@@ -39,7 +39,7 @@ class Mixing:
         if self.cutmix:
             ways.append(v2.CutMix(alpha=self.cutmix, num_classes=self.num_classes))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix("mixing", self.seed, epoch, number) % 2**63)
+            torch.default_generator.manual_seed(mix("mixing", self.seed, epoch, number) % 2**63)
             way = ways[int(torch.randint(len(ways), ()))]
             images, labels = way(batch.images, batch.labels)
         return replace(batch, images=images, labels=labels, view=None)

@@ -84,12 +84,23 @@ class AMDLoss(nn.Module):
         super().__init__()
         if isinstance(margin, str):
             margin, additive_margin, cosine_margin = _margins(margin, additive_margin, cosine_margin)
+        numbers = {
+            "margin": margin,
+            "additive_margin": additive_margin,
+            "cosine_margin": cosine_margin,
+            "scale": scale,
+            "local_weight": local_weight,
+            "eps": eps,
+        }
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise InputError(f"{name} must be a finite number, got {value!r}")
         if not margin > 0:
             raise InputError(f"margin multiplies the angle and must be positive, got {margin}: 1 means no margin")
         if not scale > 0:
             raise InputError(f"scale must be positive, got {scale}: the usual value is 64")
-        if grid is not None and grid < 2:
-            raise InputError(f"grid must be 2 or more, or None for the whole map alone, got {grid}")
+        if grid is not None and (not isinstance(grid, int) or grid < 2):
+            raise InputError(f"grid must be a whole number of 2 or more, or None for the whole map alone, got {grid}")
         if not 0 <= local_weight <= 1:
             raise InputError(f"local_weight is the share of the patches and must lie in 0..1, got {local_weight}")
         if stage_weights is not None and (min(stage_weights, default=-1) < 0 or not any(stage_weights)):

@@ -44,7 +44,7 @@ class Loss:
     summary:  what it is.
     built_for: arguments of `build` that come from the models and the data (fields of `Surroundings`), not from the user.
     short:    short forms of option names, as the literature writes them.
-    one_class: whether it needs labels that name one class a sample, and cannot do with soft ones.
+    one_class: whether it needs samples of one class each, and cannot do with mixed ones and their soft labels.
     """
 
     build: Callable[..., nn.Module]
@@ -84,7 +84,7 @@ LOSSES: dict[str, Loss] = {
     "cc": Loss(CorrelationCongruence, EMBEDDINGS, "correlation congruence between samples", DIMS),
     "pkt": Loss(ProbabilisticKnowledgeTransfer, EMBEDDINGS, "probabilistic knowledge transfer"),
     "rkd": Loss(RelationalKD, EMBEDDINGS, "relational KD: distances and angles between samples"),
-    "crd": Loss(CRD, (*EMBEDDINGS, "indices"), "contrastive representation distillation", (*DIMS, "num_samples", "labels")),
+    "crd": Loss(CRD, (*EMBEDDINGS, "indices"), "contrastive representation distillation", (*DIMS, "num_samples", "labels"), one_class=True),
 }  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def check_soft_labels(terms: Iterable[Term]) -> None:
     for term in terms:
         if LOSSES[term.name].one_class:
             raise InputError(
-                f"loss '{term.name}' needs one class a sample, and mixup and CutMix make soft labels: leave one of them out, "
+                f"loss '{term.name}' needs one class a sample, and mixup and CutMix mix two: leave one of them out, "
                 "or use kd, dist or another loss without labels"
             )
 

@@ -107,7 +107,12 @@ def _from_timm(spec: str, name: str, num_classes: int, pretrained: bool, new_hea
     if pretrained:
         module = _download(spec, lambda: timm.create_model(name, pretrained=True, **head))
     else:
-        module = timm.create_model(name, pretrained=False, **head)
+        try:
+            module = timm.create_model(name, pretrained=False, **head)
+        except RuntimeError as error:
+            raise InputError(
+                f"timm cannot make '{name}' ({str(error).splitlines()[0]}): leave out what follows the dot"
+            ) from None
     wants = module.pretrained_cfg
     preprocessing = Preprocessing(tuple(wants["mean"]), tuple(wants["std"]), source="timm's own")
     size = tuple(wants["input_size"][-2:])
@@ -186,7 +191,11 @@ def _run_theirs(spec: str, call: Callable[..., Any], *arguments: Any, **options:
         return call(*arguments, **options)
     except Exception as error:
         file = spec.rpartition(":")[0]
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename).resolve() == Path(file).resolve()
+        ]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
         raise InputError(f"{spec} failed at line {line} of {file}: {type(error).__name__}: {error}") from error
 

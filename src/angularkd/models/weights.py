@@ -7,6 +7,7 @@ import hashlib
 import json
 import pickle
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,11 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 def save_weights(path: Path, module: nn.Module, metadata: Mapping[str, Any]) -> None:
     """Write the module's state to a safetensors file, atomically, with `metadata` inside."""
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    places = Counter(value.untyped_storage().data_ptr() for value in state.values())
+    state = {  # weights that are tied are written once each: the format has no two names for one place
+        name: value.clone() if places[value.untyped_storage().data_ptr()] > 1 else value
+        for name, value in state.items()
+    }
     write_atomically(path, lambda temporary: save_file(state, temporary, {"angularkd": json.dumps(metadata)}))
 
 

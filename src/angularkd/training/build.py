@@ -235,7 +235,7 @@ def _assemble(
             raise InputError(
                 "mixup and CutMix make images that are in no cache, so the teacher must run live: leave out --cache, or them"
             )
-        cache = open_cache(Path(config.cache), distiller, teacher, data.dataset.train, train, views)
+        cache = open_cache(Path(config.cache), distiller, teacher, data.dataset.train, train, views, config.precision)
     optimizer = _optimizer(config, distiller)
     total_steps = config.epochs * len(batches)
     factor = schedule(
@@ -292,6 +292,8 @@ def _optimizer(config: Recipe, distiller: Distiller) -> Optimizer:
     lr = config.lr if config.lr is not None else LEARNING_RATES[config.optimizer]
     decay = config.weight_decay if config.weight_decay is not None else WEIGHT_DECAYS[config.optimizer]
     parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
+    if not any(parameter.requires_grad for parameter in distiller.student.parameters()):
+        raise InputError("the model has no parameter that is to be trained: set requires_grad on some")
     if config.optimizer == "adamw":
         return AdamW(parameters, lr=lr, weight_decay=decay)
     nesterov = config.nesterov and config.momentum > 0

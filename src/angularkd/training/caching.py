@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from angularkd.data.resident import ResidentImages
 from angularkd.data.splits import Split
@@ -29,7 +31,13 @@ bits, and a batch of another size rounds differently."""
 
 
 def open_cache(
-    folder: Path, distiller: Distiller, teacher: Classifier, split: Split, train: ResidentImages | None, views: Views
+    folder: Path,
+    distiller: Distiller,
+    teacher: Classifier,
+    split: Split,
+    train: ResidentImages | None,
+    views: Views,
+    precision: str,
 ) -> TeacherCache:
     """Let the distiller's teacher answer from its cache in `folder`, which is made where there is none.
 
@@ -41,8 +49,9 @@ def open_cache(
             "say how many to draw with --cache-views, for example 20"
         )
     about = About(
-        teacher=fingerprint(teacher.module),
-        preprocessing=f"{teacher.preprocessing} {teacher.mapping}",
+        teacher=_fingerprint_of_teacher(teacher.module),
+        preprocessing=_what_is_done_to_images(teacher),
+        precision=precision,
         data=_fingerprint_of(split, train),
         views=asdict(views),
         samples=views.num_samples,
@@ -74,20 +83,25 @@ def fill(distiller: Distiller, cache: TeacherCache, batches: Iterator[Batch]) ->
 def verify(distiller: Distiller, cache: TeacherCache, batches: Iterator[Batch]) -> dict[str, float]:
     """The largest difference of kept and live answers by field, relative to the field's largest value.
 
-    Only images that the cache holds are compared. Raises InputError where a difference is beyond TOLERANCE.
+    Only images that the cache holds are compared. Raises InputError where there are none, or a difference is beyond
+    TOLERANCE.
     """
     worst: dict[str, float] = {field.name: 0.0 for field in cache.fields}
+    compared = 0
     for batch in batches:
         assert batch.view is not None
         held = (~cache.missing(batch.view, batch.indices)).nonzero()[:, 0]
         if len(held) == 0:
             continue
+        compared += len(held)
         indices = batch.indices.cpu()[held]
         live = distiller.live_answers(batch.images.index_select(0, held.to(batch.images.device)))
         kept = cache.read(batch.view, indices, batch.images.device)
         for name in worst:
             scale = live[name].abs().max().clamp(min=1e-12)
             worst[name] = max(worst[name], float((kept[name] - live[name]).abs().max() / scale))
+    if compared == 0:
+        raise InputError(f"the teacher cache {cache.folder} holds nothing of what was looked at: fill it first")
     for name, difference in worst.items():
         if difference > TOLERANCE:
             raise InputError(
@@ -95,6 +109,22 @@ def verify(distiller: Distiller, cache: TeacherCache, batches: Iterator[Batch]) 
                 "largest value: remove the folder, and it is filled anew"
             )
     return worst
+
+
+def _fingerprint_of_teacher(module: nn.Module) -> str:
+    """Of its weights, its layers, and the file that its class is written in: a changed forward gives other answers."""
+    digest = hashlib.blake2b(f"{fingerprint(module)} {module!r}".encode(), digest_size=16)
+    source = inspect.getsourcefile(type(module))
+    if source is not None:
+        digest.update(Path(source).read_bytes())
+    return digest.hexdigest()
+
+
+def _what_is_done_to_images(teacher: Classifier) -> str:
+    """Mean, deviation and size before the teacher, and the mapping of its classes behind it."""
+    assert teacher.preprocessing is not None
+    groups = teacher.mapping.groups if teacher.mapping is not None else None
+    return repr((teacher.preprocessing.mean, teacher.preprocessing.std, teacher.preprocessing.size, groups))
 
 
 def _fingerprint_of(split: Split, train: ResidentImages | None) -> str:

@@ -101,7 +101,11 @@ def _check_finite(means: dict[str, float], state: TrainingState) -> None:
     if math.isfinite(means["loss"]):
         return
     broken = [name for name, value in means.items() if not math.isfinite(value) and name != "loss"]
-    kept = f"the checkpoint of epoch {state.epoch} is kept" if state.epoch else "no epoch was finished"
+    kept = (
+        f"the checkpoint of epoch {state.epoch} is kept"
+        if state.epoch
+        else "no epoch was finished, so start anew with another --out"
+    )
     raise InputError(
         f"the loss is not finite any more in epoch {state.epoch + 1}, by step {state.step} "
         f"(terms: {', '.join(broken) or 'their sum'}); {kept}: lower --lr or the weight of that term, or add --warmup-epochs or --clip-norm"

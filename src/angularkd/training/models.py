@@ -66,8 +66,8 @@ def _refusal(module: nn.Module, size: Size) -> str | None:
     with undisturbed(module):
         try:
             module(torch.zeros(2, 3, *size))
-        except (RuntimeError, ValueError, AssertionError) as error:
-            return (str(error).splitlines() or [type(error).__name__])[0]
+        except Exception as error:  # the forward may be the user's own
+            return f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}"
     return None
 
 
