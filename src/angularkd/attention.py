@@ -23,6 +23,9 @@ from torch.nn import functional as F
 from angularkd.errors import InputError, nearest
 from angularkd.types import Reduction, Source
 
+TINY = 1e-24
+"""Least squared norm that is divided by, so that maps of zeros have a gradient."""
+
 
 @dataclass(frozen=True)
 class PowerMap:
@@ -216,8 +219,8 @@ def match_sizes(
 
 def normalise(power_map: Float[Tensor, "batch height width"], eps: float) -> Float[Tensor, "batch height width"]:
     """The attention map Q = P / (||P||_F + eps), with the norm over height and width, so that 0 <= Q <= 1."""
-    norm = torch.linalg.vector_norm(power_map, dim=(1, 2), keepdim=True)
-    return (power_map / (norm + eps)).clamp(max=1.0)
+    norm = power_map.square().sum(dim=(1, 2), keepdim=True).clamp(min=TINY).sqrt()
+    return (power_map * (1 / (norm + eps))).clamp(max=1.0)
 
 
 def _powered(features: Tensor, power: float) -> Tensor:

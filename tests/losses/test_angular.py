@@ -240,11 +240,11 @@ def test_power_maps_stand_for_their_features() -> None:
 
 
 def test_patches_tile_the_map_also_where_the_grid_does_not_divide_it() -> None:
-    maps = torch.arange(3 * 1 * 5 * 7, dtype=torch.float32).view(3, 1, 5, 7)
+    maps = torch.arange(3 * 5 * 7, dtype=torch.float32).view(3, 5, 7)
     cells = list(patches(maps, 3))
     assert len(cells) == 9
-    rows = [torch.cat(cells[i : i + 3], dim=3) for i in (0, 3, 6)]
-    assert torch.equal(torch.cat(rows, dim=2), maps)
+    rows = [torch.cat(cells[i : i + 3], dim=2) for i in (0, 3, 6)]
+    assert torch.equal(torch.cat(rows, dim=1), maps)
 
 
 def test_a_batch_of_one_works() -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from angularkd.errors import InputError, nearest
 from angularkd.losses.angular import AMDLoss
@@ -99,6 +100,11 @@ class WeightSchedule:
     warmup_epochs: float = 0.0
     decay_to: float = 1.0
 
+    @property
+    def constant(self) -> bool:
+        """Whether the factor is always 1."""
+        return self.warmup_epochs == 0 and self.decay_to == 1
+
     def factor(self, epoch: float, epochs: float) -> float:
         """The factor after `epoch` epochs, in fractions too, of a run of `epochs`."""
         if epoch < self.warmup_epochs:
@@ -149,34 +155,45 @@ class Term:
 class WeightedLosses(nn.Module):
     """Evaluates several losses on the same signals; `forward` returns their terms, multiplied by their weights.
 
-    The weights are whole until `set_epoch` is first called.
+    The weights are whole until `set_epoch` is first called. Factors that change are a tensor on the device, so that
+    compiled code need not be compiled anew, nor a step wait, when they do.
 
     Args:
         terms: from `read_terms`.
         surroundings: what losses with learned parts are built for; without them such losses are refused.
     """
 
+    factors: Tensor
+
     def __init__(self, terms: Sequence[Term], surroundings: Surroundings | None = None) -> None:
         super().__init__()
         self.weights = {term.name: term.weight for term in terms}
         self.schedules = {term.name: term.schedule for term in terms}
-        self.factors = dict.fromkeys(self.weights, 1.0)
+        self.register_buffer("factors", torch.ones(len(terms)), persistent=False)
         self.losses = nn.ModuleDict({term.name: term.build(surroundings) for term in terms})
 
     @property
     def reductions(self) -> tuple[Reduction | None, ...]:
         """In which forms the losses want the features; empty when none of them looks at features."""
-        wanted = [loss for name, loss in self.losses.items() if set(FEATURES) & set(LOSSES[name].inputs)]
-        return tuple(dict.fromkeys(map(reduction_of, wanted)))
+        return tuple(dict.fromkeys(self.reductions_by_loss.values()))
+
+    @property
+    def reductions_by_loss(self) -> dict[str, Reduction | None]:
+        """The same for each loss that looks at features."""
+        looking = {name: loss for name, loss in self.losses.items() if set(FEATURES) & set(LOSSES[name].inputs)}
+        return {name: reduction_of(loss) for name, loss in looking.items()}
 
     def set_epoch(self, epoch: float, epochs: float) -> None:
         """Let the weights follow their schedules: `epoch` epochs, in fractions too, of a run of `epochs` are done."""
-        self.factors = {name: schedule.factor(epoch, epochs) for name, schedule in self.schedules.items()}
+        for i, schedule in enumerate(self.schedules.values()):
+            if not schedule.constant:
+                self.factors[i].fill_(schedule.factor(epoch, epochs))
 
     def forward(self, signals: Signals) -> Terms:
+        terms = {name: self.weights[name] * loss(*_inputs(name, loss, signals)) for name, loss in self.losses.items()}
         return {
-            name: self.weights[name] * self.factors[name] * loss(*_inputs(name, loss, signals))
-            for name, loss in self.losses.items()
+            name: term if self.schedules[name].constant else term * self.factors[i]
+            for i, (name, term) in enumerate(terms.items())
         }
 
 
