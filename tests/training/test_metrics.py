@@ -56,10 +56,23 @@ def test_top5_is_left_out_where_it_says_nothing() -> None:
     assert "top5" not in metrics.compute()
 
 
+def test_a_class_without_samples_does_not_count_even_when_it_is_named() -> None:
+    metrics = ClassifierMetrics(3)
+    metrics.update(torch.eye(3)[[0, 0, 1, 2]], torch.tensor([0, 0, 1, 1]))
+    assert metrics.compute()["balanced_accuracy"] == pytest.approx(0.75)
+
+
+def test_calibration_where_everything_is_certain_and_half_of_it_wrong() -> None:
+    metrics = ClassifierMetrics(3)
+    metrics.update(1000 * torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0, 1, 1, 1]))
+    assert metrics.compute()["ece"] == pytest.approx(0.5)
+
+
 def test_nan_is_not_hidden() -> None:
     metrics = ClassifierMetrics(7)
     metrics.update(torch.full((2, 7), float("nan")), labels(2))
-    assert np.isnan(metrics.compute()["nll"])
+    found = metrics.compute()
+    assert np.isnan(found["nll"]) and np.isnan(found["ece"])
 
 
 def test_training_means_weigh_batches_by_their_size() -> None:

@@ -8,8 +8,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,24 @@ from angularkd.data.splits import EncodedStore, Source, labelled_splits, split_n
 from angularkd.errors import InputError
 
 CACHE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class ImageColumn:
+    """The images of a row group, field by field, which is read in half the time of a struct; null where the struct is."""
+
+    folder: str
+    bytes: pa.BinaryArray
+    path: pa.StringArray | None
+
+    @staticmethod
+    def of(images: pa.StructArray, folder: Path) -> ImageColumn:
+        fields = {field.name: values for field, values in zip(images.type, images.flatten(), strict=True)}
+        return ImageColumn(str(folder), fields["bytes"], fields.get("path"))
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.bytes.nbytes)
 
 
 class ParquetStore(EncodedStore):
@@ -34,7 +52,7 @@ class ParquetStore(EncodedStore):
             for group in range(metadata.num_row_groups):
                 self._groups.append((file, group))
                 self._starts.append(self._starts[-1] + metadata.row_group(group).num_rows)
-        self._cache: OrderedDict[int, pa.StructArray] = OrderedDict()
+        self._cache: OrderedDict[int, ImageColumn] = OrderedDict()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[ParquetStore], tuple[list[Path]]]:
@@ -45,20 +63,22 @@ class ParquetStore(EncodedStore):
 
     def encoded(self, row: int) -> tuple[bytes, str]:
         group = bisect.bisect_right(self._starts, row) - 1
-        value: dict[str, Any] = self._read_group(group)[row - self._starts[group]].as_py() or {}
-        name = f"row {row} of {self._groups[group][0].parent}, {value.get('path') or 'unnamed'}"
-        if not value.get("bytes"):
+        column, place = self._read_group(group), row - self._starts[group]
+        path = column.path[place].as_py() if column.path is not None else None
+        name = f"row {row} of {column.folder}, {path or 'unnamed'}"
+        data = column.bytes[place].as_py()
+        if not data:
             raise InputError(f"cannot decode {name}: it holds no bytes; write the images into the parquet file.")
-        return value["bytes"], name
+        return data, name
 
-    def _read_group(self, group: int) -> pa.StructArray:
+    def _read_group(self, group: int) -> ImageColumn:
         with self._lock:
             if group not in self._cache:
                 file, index = self._groups[group]
                 with _readable(file):
                     column = pq.ParquetFile(file).read_row_group(index, columns=["image"]).column("image")
-                self._cache[group] = column.combine_chunks()
-                while len(self._cache) > 1 and sum(array.nbytes for array in self._cache.values()) > CACHE_BYTES:
+                self._cache[group] = ImageColumn.of(column.combine_chunks(), file.parent)
+                while len(self._cache) > 1 and sum(part.nbytes for part in self._cache.values()) > CACHE_BYTES:
                     self._cache.popitem(last=False)
             self._cache.move_to_end(group)
             return self._cache[group]
@@ -133,14 +153,15 @@ def _holds_bytes(image: pa.DataType) -> bool:
 
 
 def _labels(files: list[Path]) -> Int64[np.ndarray, " samples"]:
-    columns = []
+    columns = [np.zeros(0, dtype=np.int64)]
     for file in files:
         with _readable(file):
             column = pq.ParquetFile(file).read(columns=["label"]).column("label")
         if column.null_count:
             raise InputError(f"{file}: {column.null_count} rows have no label; remove them or label them.")
-        columns.append(column)
-    return np.concatenate([column.to_numpy().astype(np.int64) for column in columns])
+        # not column.to_numpy(), which imports pandas where it is installed
+        columns += [np.from_dlpack(chunk).astype(np.int64) for chunk in column.chunks]
+    return np.concatenate(columns)
 
 
 @contextmanager

@@ -24,11 +24,10 @@ def evaluate(
         predict: from images in 0..1 to the model's logits, preprocessing included.
         teacher: likewise of a teacher to compare with.
     """
-    metrics: ClassifierMetrics | None = None
+    metrics = ClassifierMetrics(num_classes)
     with mode(model, training=False), torch.inference_mode():
         for batch in batches:
-            metrics = metrics or ClassifierMetrics(num_classes).to(batch.images.device)
             teacher_logits = teacher(batch.images) if teacher is not None else None
             metrics.update(predict(batch.images), batch.labels, teacher_logits)
-        assert metrics is not None, "no batch to evaluate on"
+        assert metrics.images, "no batch to evaluate on"
         return metrics.compute()

@@ -2,52 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from angularkd.types import Distilled
+
+BINS = 15
+"""Of the calibration error: (0, 1/15], ..., (14/15, 1]."""
+
+
+class Sums(dict[str, Tensor]):
+    """Sums by name, on the device where what is added lies."""
+
+    def add(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self[name] = self[name] + value if name in self else value
 
 
 class ClassifierMetrics:
     """What a classifier is worth, and how near it is to its teacher.
 
     accuracy, top5: share of samples whose class is the first, or among the first five (where there are more than five).
-    balanced_accuracy: mean over the classes of the share found.
+    balanced_accuracy: mean, over the classes that have samples, of the share found.
     nll:   mean negative log-likelihood of the class, in nats.
     brier: mean over samples of the sum over classes of (probability - onehot)**2, in 0..2.
-    ece:   expected calibration error over 15 bins, in 0..1.
+    ece:   expected calibration error over 15 bins, in 0..1: sum over bins of |sum of (confidence - hit)| / samples.
     agreement: share of samples on which student and teacher name the same class.
     divergence: mean KL(teacher || student) of their predictions, in nats.
     """
 
     def __init__(self, num_classes: int) -> None:
-        metrics: dict[str, Metric] = {
-            "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-            "balanced_accuracy": MulticlassAccuracy(num_classes, average="macro", validate_args=False),
-            "nll": MeanMetric(nan_strategy="disable"),
-            "brier": MeanMetric(nan_strategy="disable"),
-            "ece": MulticlassCalibrationError(num_classes, n_bins=15, validate_args=False),
-        }
-        if num_classes > 5:
-            metrics["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5, validate_args=False)
-        self.metrics = metrics
-        self.beside_teacher: dict[str, Metric] = {
-            "agreement": MeanMetric(nan_strategy="disable"),
-            "divergence": MeanMetric(nan_strategy="disable"),
-        }
-        self.with_teacher = False
-
-    def to(self, device: torch.device) -> Self:
-        """Gather on this device."""
-        for metric in (*self.metrics.values(), *self.beside_teacher.values()):
-            metric.to(device)
-        return self
+        self.num_classes = num_classes
+        self.images = 0
+        self._sums = Sums()
 
     def update(
         self,
@@ -55,39 +44,48 @@ class ClassifierMetrics:
         labels: Int[Tensor, " batch"],
         teacher_logits: Float[Tensor, "batch classes"] | None = None,
     ) -> None:
-        logits = logits.float()
-        logs = F.log_softmax(logits, dim=1)
+        logs = F.log_softmax(logits.float(), dim=1)
         probabilities = logs.exp()
-        onehot = F.one_hot(labels, logits.shape[1])
-        values = {
-            "nll": -logs.gather(1, labels[:, None]),
-            "brier": (probabilities - onehot).square().sum(dim=1),
-        }
-        for name, metric in self.metrics.items():
-            if name in values:
-                metric.update(values[name])
-            else:
-                metric.update(probabilities, labels)
+        confidence, predicted = probabilities.amax(dim=1), logits.argmax(dim=1)
+        hit = (predicted == labels).float()
+        onehot = F.one_hot(labels, self.num_classes)
+        in_bin = F.one_hot((confidence * BINS).ceil().long().clamp(1, BINS) - 1, BINS)
+        self.images += len(labels)
+        self._sums.add(
+            hits=(onehot * hit[:, None]).sum(dim=0),
+            samples=onehot.sum(dim=0),
+            nll=-logs.gather(1, labels[:, None]).sum(),
+            brier=(probabilities - onehot).square().sum(),
+            overconfidence=(in_bin * (confidence - hit)[:, None]).sum(dim=0),
+        )
+        if self.num_classes > 5:
+            self._sums.add(top5=(probabilities.topk(5).indices == labels[:, None]).sum())
         if teacher_logits is not None:
-            self.with_teacher = True
             teacher = F.log_softmax(teacher_logits.float(), dim=1)
-            same = (logits.argmax(dim=1) == teacher_logits.argmax(dim=1)).float()
-            self.beside_teacher["agreement"].update(same)
-            self.beside_teacher["divergence"].update(
-                F.kl_div(logs, teacher, reduction="none", log_target=True).sum(dim=1)
+            self._sums.add(
+                agreement=(predicted == teacher_logits.argmax(dim=1)).sum(),
+                divergence=F.kl_div(logs, teacher, reduction="sum", log_target=True),
             )
 
     def compute(self) -> dict[str, float]:
         """Each metric by name, as a number."""
-        metrics = self.metrics | (self.beside_teacher if self.with_teacher else {})
-        return {name: float(metric.compute()) for name, metric in metrics.items()}
+        hits, samples = self._sums["hits"], self._sums["samples"]
+        totals = {
+            "accuracy": hits.sum(),
+            "balanced_accuracy": (hits / samples)[samples > 0].mean() * self.images,
+            "nll": self._sums["nll"],
+            "brier": self._sums["brier"],
+            "ece": self._sums["overconfidence"].abs().sum(),
+            **{name: self._sums[name] for name in ("top5", "agreement", "divergence") if name in self._sums},
+        }
+        return {name: float(total) / self.images for name, total in totals.items()}
 
 
 class TrainingMeter:
     """Means over an epoch of the total, each loss term and the training accuracy, summed up on the device."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._sums = Sums()
         self.images = 0
 
     def update(self, out: Distilled, labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"]) -> None:
@@ -95,14 +93,9 @@ class TrainingMeter:
         count = len(labels)
         classes = labels.argmax(dim=1) if labels.ndim == 2 else labels
         hits = (out.student_logits.detach().argmax(dim=1) == classes).sum()
-        values = {"loss": out.total.detach(), **{name: term.detach() for name, term in out.terms.items()}}
-        for name, value in values.items():
-            self._add(name, value * count)
-        self._add("train_accuracy", hits.float())
+        values = {"loss": out.total, **out.terms}
+        self._sums.add(**{name: value.detach() * count for name, value in values.items()}, train_accuracy=hits.float())
         self.images += count
-
-    def _add(self, name: str, value: Tensor) -> None:
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def compute(self) -> dict[str, float]:
         """The means so far; reading them waits for the device."""
