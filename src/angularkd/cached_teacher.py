@@ -1,8 +1,8 @@
-"""A frozen teacher that answers from its cache, and runs only for the images that are not in it yet."""
+"""A frozen teacher that answers from its cache, and runs only for images that are not in it yet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,7 @@ from angularkd.types import Reduction
 
 Answer = Callable[[Tensor], Seen]
 
-LOGITS, EMBEDDING = "logits", "embedding"
+LOGITS, TOP_LOGITS, TOP_CLASSES, EMBEDDING = "logits", "top logits", "top classes", "embedding"
 TINY = 1e-12
 """Least norm by which a map is divided."""
 
@@ -27,43 +27,57 @@ class CachedTeacher:
     looks at: P / ||P||_F fits into float16 whatever the size of P. All are rounded to float16, also when they are first made, so
     that a run sees the same numbers whether the cache was warm or not.
 
+    Where an answer of a batch is not there, the teacher runs for the whole batch, so that it always sees one shape.
+
     Args:
         teacher: from images to what it shows, in evaluation mode and without gradients.
         extractor: the teacher's, which says what is kept.
         cache: with the fields of `fields_of`.
+        classes: of the teacher's logits.
+        top: how many of the logits are kept; None for all.
     """
 
-    def __init__(self, teacher: Answer, extractor: FeatureExtractor, cache: TeacherCache) -> None:
+    def __init__(
+        self, teacher: Answer, extractor: FeatureExtractor, cache: TeacherCache, classes: int, top: int | None = None
+    ) -> None:
         self.teacher = teacher
         self.extractor = extractor
         self.cache = cache
-        self._wanted = {field.name for field in cache.fields}
+        self.classes = classes
+        self.top = top
 
     def __call__(
         self, images: Float[Tensor, "batch 3 height width"], indices: Int[Tensor, " batch"], view: int
     ) -> Seen:
-        missing = self.cache.missing(view, indices)
-        if missing.any():
-            at = missing.nonzero()[:, 0]
-            seen = self.teacher(images.index_select(0, at.to(images.device)))
-            self.cache.write(view, indices.cpu()[at], self._values(seen, len(at)))
+        self.fill(images, indices, view)
         return self._seen(self.cache.read(view, indices, images.device))
 
-    def _values(self, seen: Seen, count: int) -> dict[str, Tensor]:
-        values = answers(seen, self.extractor, count)
-        return {name: values[name] for name in self._wanted}
+    def fill(self, images: Float[Tensor, "batch 3 height width"], indices: Int[Tensor, " batch"], view: int) -> int:
+        """Have the teacher answer where an answer is not there; how many were not."""
+        missing = self.cache.missing(view, indices).nonzero()[:, 0]
+        if len(missing):
+            values = answers(self.teacher(images), self.extractor, len(images), self.top)
+            here = missing.to(images.device)
+            new = {field.name: values[field.name].index_select(0, here) for field in self.cache.fields}
+            self.cache.write(view, indices.cpu()[missing], new)
+        return len(missing)
 
     def _seen(self, values: dict[str, Tensor]) -> Seen:
+        logits = values.get(LOGITS)
+        if logits is None and TOP_LOGITS in values:
+            logits = from_top(values[TOP_LOGITS], values[TOP_CLASSES], self.classes)
         features = {
             reduction: [values[map_name(stage.path, reduction)].flatten(0, -3) for stage in self.extractor.stages]
             for reduction in self.extractor.reductions
         }
-        return Seen(values.get(LOGITS), features, values.get(EMBEDDING))
+        return Seen(logits, features, values.get(EMBEDDING))
 
 
-def answers(seen: Seen, extractor: FeatureExtractor, count: int) -> dict[str, Tensor]:
+def answers(seen: Seen, extractor: FeatureExtractor, count: int, top: int | None = None) -> dict[str, Tensor]:
     """All that can be kept of what a teacher showed for `count` images, by the field's name: [count, *shape] each."""
     values = {LOGITS: seen.output}
+    if top is not None and top < seen.output.shape[1]:
+        values = dict(zip((TOP_LOGITS, TOP_CLASSES), to_top(seen.output, top), strict=True))
     if seen.embedding is not None:
         values[EMBEDDING] = seen.embedding
     for reduction, stages in seen.features.items():
@@ -73,27 +87,55 @@ def answers(seen: Seen, extractor: FeatureExtractor, count: int) -> dict[str, Te
     return values
 
 
-def fields_of(seen: Seen, extractor: FeatureExtractor, signals: Iterable[str], count: int) -> tuple[Field, ...]:
-    """The fields that a run keeps, of the right shapes: its losses' `signals`, and the maps of the extractor's stages.
+def to_top(
+    logits: Float[Tensor, "batch classes"], top: int
+) -> tuple[Float[Tensor, "batch top_and_rest"], Int[Tensor, "batch top"]]:
+    """The largest logits, behind them the one that each of the others has on average, and the classes of the largest.
 
-    Raises InputError when a loss looks at more of the teacher than a cache can keep.
+    On average: the others' log-sum-exp less the logarithm of their number, so that they weigh together what they weighed.
     """
-    if not cacheable(extractor.reductions):
+    largest, classes = logits.float().topk(top, dim=1)
+    others = logits.float().scatter(1, classes, float("-inf"))
+    rest = others.logsumexp(dim=1, keepdim=True) - torch.tensor(float(logits.shape[1] - top)).log()
+    return torch.cat([largest, rest], dim=1), classes
+
+
+def from_top(
+    values: Float[Tensor, "batch top_and_rest"], top_classes: Int[Tensor, "batch top"], classes: int
+) -> Float[Tensor, "batch classes"]:
+    """Logits of all classes, those beyond the largest being alike."""
+    return values[:, -1:].repeat(1, classes).scatter_(1, top_classes, values[:, :-1])
+
+
+def fields_of(
+    seen: Seen, extractor: FeatureExtractor, signals: Iterable[str], count: int, top: int | None = None
+) -> tuple[Field, ...]:
+    """The fields that a run keeps, of the right shapes and types: its losses' `signals`, and the maps of the stages."""
+    signals = set(signals)
+    values = answers(seen, extractor, count, top)
+    if "teacher_logits" not in signals:
+        values = {name: value for name, value in values.items() if name not in (LOGITS, TOP_LOGITS, TOP_CLASSES)}
+    if "teacher_embedding" not in signals:
+        values.pop(EMBEDDING, None)
+    return tuple(
+        Field(name, tuple(value.shape[1:]), "float16" if value.is_floating_point() else "int32")
+        for name, value in values.items()
+    )
+
+
+def check_cacheable(live_terms: Iterable[str]) -> None:
+    """Raises InputError, naming them, when losses look at more of the teacher than a cache can keep."""
+    names = " and ".join(live_terms)
+    if names:
         raise InputError(
-            "a loss looks at the teacher's features whole, or at gradients in it, which a cache does not keep: "
+            f"{names} must look at the live teacher, at its features whole or at gradients in it, which a cache does not keep: "
             "leave out --cache, or keep to losses on logits, embeddings and maps"
         )
-    signals = set(signals)
-    unused = {
-        name for name, signal in ((LOGITS, "teacher_logits"), (EMBEDDING, "teacher_embedding")) if signal not in signals
-    }
-    values = answers(seen, extractor, count)
-    return tuple(Field(name, tuple(value.shape[1:])) for name, value in values.items() if name not in unused)
 
 
-def cacheable(reductions: Sequence[Reduction | None]) -> bool:
-    """Whether all that is kept of the stages are maps that depend on the image alone."""
-    return all(reduction is not None and not reduction.signals for reduction in reductions)
+def cacheable(reduction: Reduction | None) -> bool:
+    """Whether what is kept of a stage is a map that depends on the image alone."""
+    return reduction is not None and not reduction.signals
 
 
 def map_name(path: str, reduction: Reduction | None) -> str:

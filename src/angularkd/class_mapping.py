@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import yaml
 from jaxtyping import Float
 from torch import Tensor
 
+from angularkd.compiling import made_once
 from angularkd.errors import InputError, nearest
 
 
@@ -57,7 +57,7 @@ class ClassMapping:
         return weight[_indices(self.groups, weight.device)[:, 0]]
 
 
-@lru_cache(maxsize=16)
+@made_once
 def _indices(groups: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
     """[classes, longest group], filled up with -1, on the device once and for all: no copy, hence no wait, in a step."""
     longest = max(map(len, groups))

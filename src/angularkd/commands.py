@@ -20,6 +20,7 @@ from angularkd.models.weights import fingerprint, save_weights
 from angularkd.show import show_metrics, show_plan
 from angularkd.training.build import Job, build_distillation, build_evaluation, build_training, predictor
 from angularkd.training.checkpoint import Checkpointer, TrainingState
+from angularkd.training.compiling import compile_step
 from angularkd.training.evaluate import evaluate as measure
 from angularkd.training.loop import fit
 from angularkd.training.plan import Plan
@@ -30,7 +31,7 @@ LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.safetensors"
 TEACHER = "teacher"
 """Where in a run's folder the run lies that fitted its teacher to the data."""
-MAY_DIFFER = ("out", "resume", "device", "workers")
+MAY_DIFFER = ("out", "resume", "device", "workers", "compile")
 """Options in which a run and its resumption may differ."""
 
 
@@ -165,6 +166,7 @@ def _run(folder: Path, job: Job, console: Console) -> Run:
     if made is not None:
         write_json(folder / "plan.json", made.as_dict())
         show_plan(made, console)
+    compiled = compile_step(job, lambda line: console.print(line, soft_wrap=True, highlight=False))
     teacher_before = fingerprint(job.teacher.module) if job.teacher is not None else None
     distiller, optimizer = job.fabric.setup(job.distiller, job.optimizer, move_to_device=False)
     classes = len(job.data.dataset.classes)
@@ -194,6 +196,7 @@ def _run(folder: Path, job: Job, console: Console) -> Run:
     save_weights(folder / STUDENT_FILE, job.kept.module, _metadata(job))
     results = _final_results(folder, job, state, classes)
     results["seconds"] = time.perf_counter() - started
+    results["compiled"] = compiled
     if job.teacher is not None:
         results["teacher_fingerprint"] = fingerprint(job.teacher.module)
         if results["teacher_fingerprint"] != teacher_before:

@@ -144,6 +144,9 @@ class Recipe(DataOptions):
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of the exponential moving average of the student's weights, for example 0.999; the averaged student is what
     is validated and saved."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Compile the training step (torch.compile), which takes a minute or two. auto: where the run is expected to take ten
+    minutes or more."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of initialisation, order and augmentation."""
 
@@ -231,6 +234,9 @@ class DistillConfig(Recipe):
     that view. Default: it runs in every step."""
     cache_views: int | None = Field(None, gt=0)
     """How many views are drawn of endless augmentation, such as resized_crop, before they come round again."""
+    cache_logits: int | None = Field(None, gt=0)
+    """Keep only that many of the teacher's largest logits in the cache, and what the others weigh together: for many
+    classes. Default: all of them."""
 
     @field_validator("loss", mode="before")
     @classmethod

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from angularkd.cached_teacher import CachedTeacher, answers, fields_of
+from angularkd.cached_teacher import CachedTeacher, answers, cacheable, check_cacheable, fields_of
 from angularkd.class_mapping import ClassMapping
+from angularkd.compiling import CompiledForOneShape
 from angularkd.errors import InputError, StageError
 from angularkd.features import FeatureExtractor, Seen, with_class_maps
 from angularkd.losses.weighted import EMBEDDINGS, FEATURES, LOSSES, Term, WeightedLosses, read_terms, signals_of
@@ -34,6 +35,7 @@ class FrozenTeacher:
         self.transform = transform
         self.mapping = mapping
         self.extractor = FeatureExtractor(module, ())
+        self.compiled: CompiledForOneShape[Seen] | None = None
 
     def watch(self, stages: Sequence[Stage], reductions: Sequence[Reduction | None], head: Head | None) -> None:
         """Keep these reductions of these stages' features, and the input of this head, from now on."""
@@ -44,7 +46,11 @@ class FrozenTeacher:
         if self.module.training:  # somebody put it there since
             self.module.eval()
         with torch.no_grad():
-            seen = self.extractor(self.prepare(images))
+            return (self.compiled or self.look)(images)
+
+    def look(self, images: Tensor) -> Seen:
+        """What it shows for images, computed as it is written."""
+        seen = self.extractor(self.prepare(images))
         if self.mapping is None:
             return seen
         with torch.set_grad_enabled(seen.output.requires_grad):
@@ -111,6 +117,7 @@ class Distiller(nn.Module):
         self._student_extractor = FeatureExtractor(student, ())
         self._watching = False
         self._cached: CachedTeacher | None = None
+        self._compiled: CompiledForOneShape[Distilled] | None = None
         surroundings = None
         if example is not None:
             self._look(example)
@@ -133,6 +140,16 @@ class Distiller(nn.Module):
             self._look(images)
             self._watch()
         taught = self.teach(images, indices, view)
+        if indices is not None:
+            indices = indices.to(images.device, non_blocking=True) if "indices" in self.signals else None
+        compiled = self._compiled if self.training and torch.is_grad_enabled() else None
+        try:
+            return (compiled or self._learn)(images, labels, indices, taught)
+        except StageError as error:
+            raise InputError(f"{self._stage_name(error.stage)}: {error.reason}") from None
+
+    def _learn(self, images: Tensor, labels: Tensor | None, indices: Tensor | None, taught: Seen) -> Distilled:
+        """The student's part: its forward, and what the losses make of it beside what the teacher showed."""
         shown = self._student_extractor(self._prepare(images))
         if not isinstance(shown.output, Tensor):  # networks with auxiliary heads speak so in training
             shown = replace(shown, output=shown.output.logits)
@@ -153,18 +170,24 @@ class Distiller(nn.Module):
             shown.features,
             taught.features,
         )
-        try:
-            terms = self.losses(signals)
-        except StageError as error:
-            raise InputError(f"{self._stage_name(error.stage)}: {error.reason}") from None
+        terms = self.losses(signals)
         return Distilled(torch.stack(list(terms.values())).sum(), terms, shown.output)
 
-    def keep_answers(self, images: Tensor, open_cache: Callable[[Sequence[Field]], TeacherCache]) -> TeacherCache:
+    @property
+    def live_terms(self) -> tuple[str, ...]:
+        """The losses that need the live teacher, because they look at more than a cache can keep of it."""
+        reductions = self.losses.reductions_by_loss
+        return tuple(name for name, reduction in reductions.items() if not cacheable(reduction))
+
+    def keep_answers(
+        self, images: Tensor, open_cache: Callable[[Sequence[Field]], TeacherCache], top_logits: int | None = None
+    ) -> TeacherCache:
         """Let the teacher answer from a cache from now on, for batches that come with their indices and their view.
 
         Args:
             images: an example, to see what the answers look like.
             open_cache: makes the cache of the fields that the losses look at.
+            top_logits: how many of the largest logits are kept, the others only by what they weigh together; None for all.
 
         Raises InputError when a loss looks at more of the teacher than a cache can keep.
         """
@@ -177,14 +200,23 @@ class Distiller(nn.Module):
             raise InputError(
                 "no loss of this objective looks at the teacher: there is nothing to keep, leave out --cache"
             )
-        cache = open_cache(fields_of(self.teacher(images), extractor, self.signals, len(images)))
-        self._cached = CachedTeacher(self.teacher, extractor, cache)
+        check_cacheable(self.live_terms)
+        shown = self.teacher(images)
+        cache = open_cache(fields_of(shown, extractor, self.signals, len(images), top_logits))
+        classes = shown.output.shape[1] if isinstance(shown.output, Tensor) else 0
+        self._cached = CachedTeacher(self.teacher, extractor, cache, classes, top_logits)
         return cache
+
+    def fill_cache(self, images: Tensor, indices: Tensor, view: int) -> int:
+        """Let the teacher answer where its cache holds no answer yet; for how many images that was so."""
+        assert self._cached is not None, "keep_answers comes first"
+        return self._cached.fill(images, indices, view)
 
     def live_answers(self, images: Tensor) -> dict[str, Tensor]:
         """What the teacher says to images, as its cache would keep it, but in full precision."""
         assert self.teacher is not None
-        return answers(self.teacher(images), self.teacher.extractor, len(images))
+        top = self._cached.top if self._cached is not None else None
+        return answers(self.teacher(images), self.teacher.extractor, len(images), top)
 
     def teach(self, images: Tensor, indices: Tensor | None, view: int | None) -> Seen:
         """What the teacher shows, from the cache where there is one and the images are known by number."""
@@ -193,6 +225,32 @@ class Distiller(nn.Module):
         if self._cached is not None and indices is not None and view is not None:
             return self._cached(images, indices, view)
         return self.teacher(images)
+
+    def compile(self, *_: Any, **options: Any) -> None:
+        """Compile the teacher's forward, and the student's with all losses, by `torch.compile`, in place.
+
+        Each is compiled when it is first called, for images of that shape; batches of another shape, evaluation mode and
+        calls without gradients run as before. The teacher's weights become constants of its code, batch normalisation
+        folded into convolutions where it follows them: after a change of its weights, compile again.
+
+        Args:
+            options: of the inductor backend, for example `max_autotune=True`; or `backend="eager"` and the like, for another.
+
+        Raises InputError for losses that look at gradients inside of the networks (Grad-CAM), which cannot be compiled.
+        """
+        if any(reduction is not None and reduction.source != "features" for reduction in self.losses.reductions):
+            raise InputError(
+                "a loss looks at gradients or attention inside of the networks, which cannot be compiled: leave compilation out"
+            )
+        if self.teacher is not None:
+            self.teacher.compiled = CompiledForOneShape(self.teacher.look, frozen=True, **options)
+        self._compiled = CompiledForOneShape(self._learn, **options)
+
+    def uncompile(self) -> None:
+        """Let everything run as it is written again."""
+        self._compiled = None
+        if self.teacher is not None:
+            self.teacher.compiled = None
 
     def set_epoch(self, epoch: float, epochs: float) -> None:
         """Let weights that have a schedule follow it: `epoch` epochs, in fractions too, of a run of `epochs` are done."""

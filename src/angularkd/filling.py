@@ -17,6 +17,8 @@ from angularkd.show import show_cache
 from angularkd.teacher_cache import TeacherCache
 from angularkd.training.build import Job, build_distillation
 from angularkd.training.caching import fill, verify
+from angularkd.training.compiling import compile_teacher
+from angularkd.training.plan import teacher_speed
 from angularkd.training.progress import duration
 from angularkd.types import Batch
 
@@ -47,9 +49,12 @@ def run_cache(action: str, config: DistillConfig, console: Console | None = None
 
 def _fill(job: Job, cache: TeacherCache, console: Console) -> dict[str, Any]:
     views = cache.about.views_count
+    seconds = cache.missing_rows / teacher_speed(job.distiller, next(job.batches.epoch(0)))
     console.print(
-        f"{views} views of {cache.about.samples:,} images, {cache.size_bytes / 2**20:,.0f} MiB", highlight=False
+        f"{views} views of {cache.about.samples:,} images, {cache.size_bytes / 2**20:,.0f} MiB, about {duration(seconds)}",
+        highlight=False,
     )
+    compile_teacher(job, lambda line: console.print(line, soft_wrap=True, highlight=False))
     with job.fabric.autocast():
         done = fill(job.distiller, cache, _all_views(job, views))
     speed = f", {done.images / done.seconds:,.0f} images/s" if done.images else ""

@@ -22,7 +22,8 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.print(models)
     if plan.teacher_validation:
         figures = ", ".join(f"{name} {format_metric(name, value)}" for name, value in plan.teacher_validation.items())
-        console.print(f"teacher on the validation images: {figures}", highlight=False)
+        which = f"{plan.teacher_images:,} of the" if plan.teacher_images < plan.data["val"] else "the"
+        console.print(f"teacher on {which} validation images: {figures}", highlight=False)
     data = plan.data
     height, width = data["image_size"]
     views = f"{data['views']:,} views" if data["views"] is not None else "endless views"
@@ -46,11 +47,14 @@ def show_plan(plan: Plan, console: Console) -> None:
         losses.add_row(name, f"{plan.weights[name]:g}", f"{share:.1%}")
     console.print(losses)
     console.print(
-        f"expected: {plan.images_per_second:,.0f} images/s in training, {duration(plan.seconds_expected)} without validation",
+        f"expected: {plan.images_per_second:,.0f} images/s in training with the live teacher, "
+        f"{duration(plan.seconds_expected)} in all without validation",
         highlight=False,
     )
     if plan.cache is not None:
-        console.print(f"teacher cache: {_held(plan.cache)}; for those images the teacher does not run", soft_wrap=True)
+        fill = plan.cache["seconds_to_fill"]
+        rest = f"the rest takes the teacher {duration(fill)}" if fill else "the teacher does not run"
+        console.print(f"teacher cache: {_held(plan.cache)}; {rest}", soft_wrap=True, highlight=False)
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False)
 

@@ -1,11 +1,11 @@
 """The teacher's answers by (sample, view), memory-mapped on disk: a teacher that is paid for once.
 
 A cache is a folder named by what its answers depend on. Each field of an answer (the logits, the embedding, the map of a
-stage) is one array of float16 rows, one a (view, sample), beside a byte a row that says whether it was written:
+stage) is one array of rows, one a (view, sample), beside a byte a row that says whether it was written:
 
     FOLDER/KEY/about.json            what the key stands for
     FOLDER/KEY/FIELD.json            the field's name and shape
-    FOLDER/KEY/FIELD.f16             [views, samples, *shape], sparse until it is filled
+    FOLDER/KEY/FIELD.f16             [views, samples, *shape], float16, sparse until it is filled; .i32 for whole numbers
     FOLDER/KEY/FIELD.done            [views, samples]
 
 Rows are written before their mark is, so a killed process leaves rows to be written again and never half ones that count.
@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,16 +32,26 @@ from torch import Tensor
 from angularkd.errors import InputError
 from angularkd.files import write_json
 
-BYTES = 2
-"""Of a float16 number."""
+ENDINGS = {"float16": "f16", "int32": "i32"}
+"""Of files, by the type of their numbers."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One part of the teacher's answer to an image: its name, and its shape for one sample."""
+    """One part of the teacher's answer to an image: its name, its shape for one sample, and the type it is kept in."""
 
     name: str
     shape: tuple[int, ...]
+    dtype: Literal["float16", "int32"] = "float16"
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one sample."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
+
+    @property
+    def ending(self) -> str:
+        return ENDINGS[self.dtype]
 
     @property
     def file(self) -> str:
@@ -99,12 +109,17 @@ class TeacherCache:
     @property
     def size_bytes(self) -> int:
         """Of the wanted fields, once they are full."""
-        return self.rows * sum(BYTES * math.prod(field.shape) + 1 for field in self.fields)
+        return self.rows * sum(field.row_bytes + 1 for field in self.fields)
 
     @property
     def filled(self) -> float:
         """The share of rows that hold all wanted fields."""
         return float(self._held(slice(None)).mean()) if self._there else 0.0
+
+    @property
+    def missing_rows(self) -> int:
+        """Answers that a full cache has and this one has not."""
+        return round(self.rows * (1 - self.filled))
 
     def missing(self, view: int, indices: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
         """Which samples of a batch are not there yet."""
@@ -112,21 +127,24 @@ class TeacherCache:
         return torch.from_numpy(~self._held(rows) if self._there else np.ones(len(rows), dtype=bool))
 
     def write(self, view: int, indices: Int[Tensor, " batch"], values: Mapping[str, Tensor]) -> None:
-        """Keep the answers to some samples of a view: for each field [batch, *shape], rounded to float16."""
+        """Keep the answers to some samples of a view: for each field [batch, *shape], rounded to the field's type."""
         self._make()
         rows = self._rows(view, indices)
         for field in self.fields:
-            self._values[field.name][rows] = values[field.name].to("cpu", torch.float16).numpy()
+            self._values[field.name][rows] = values[field.name].to("cpu", getattr(torch, field.dtype)).numpy()
         for field in self.fields:
             self._done[field.name][rows] = 1
 
     def read(self, view: int, indices: Int[Tensor, " batch"], device: torch.device) -> dict[str, Tensor]:
-        """The answers to samples of a view, as float32. All of them must be there."""
+        """The answers to samples of a view, as float32, or int64 where they are whole. All of them must be there."""
         rows = self._rows(view, indices)
-        return {
-            field.name: torch.from_numpy(self._values[field.name][rows]).to(device, non_blocking=True).float()
-            for field in self.fields
-        }
+        read = {}
+        for field in self.fields:
+            kept = torch.from_numpy(self._values[field.name][rows])
+            kept = kept.pin_memory() if device.type == "cuda" else kept  # so that the copy does not wait for the device
+            on_device = kept.to(device, non_blocking=True)
+            read[field.name] = on_device.float() if kept.is_floating_point() else on_device.long()
+        return read
 
     def flush(self) -> None:
         """Wait until all that was written is on the disk, the values before their marks."""
@@ -146,7 +164,7 @@ class TeacherCache:
     @cached_property
     def _values(self) -> dict[str, np.memmap]:
         return {
-            field.name: np.memmap(self._file(field, "f16"), np.float16, "r+", shape=(self.rows, *field.shape))
+            field.name: np.memmap(self._file(field, field.ending), field.dtype, "r+", shape=(self.rows, *field.shape))
             for field in self.fields
         }
 
@@ -165,7 +183,7 @@ class TeacherCache:
         return self.folder / f"{field.file}.{ending}"
 
     def _sizes(self, field: Field) -> dict[str, int]:
-        return {"f16": self.rows * BYTES * math.prod(field.shape), "done": self.rows}
+        return {field.ending: self.rows * field.row_bytes, "done": self.rows}
 
     def _make(self) -> None:
         """Make the files that are not there, empty and sparse: of processes that do it at once, none disturbs another."""

@@ -44,7 +44,7 @@ class Batch:
     images:  float32 RGB in 0..1, [batch, 3, height, width], channels_last in memory, on the loader's device;
              not normalised, because teacher and student may each want a mean and a standard deviation of their own.
     labels:  class indices, or soft labels where images were mixed: a share of each class.
-    indices: row of each sample in its split.
+    indices: row of each sample in its split, on the host, where a cache looks them up without waiting for the device.
     view:    which augmentation of the samples this is: (index, view) names an image for good; None where images were mixed.
     """
 

@@ -90,9 +90,10 @@ class ResidentLoader:
         view = self.views.view_of(epoch)
         table = self.views.table(view).to(self.device)
         for share in self.order.batches(epoch, first_batch):
-            indices = torch.from_numpy(share).to(self.device)
-            images = self.views.apply(self._pixels.index_select(0, indices), table.rows(indices))
-            yield Batch(images, self._labels.index_select(0, indices), indices, view)
+            indices = torch.from_numpy(share)
+            rows = indices.to(self.device, non_blocking=True)
+            images = self.views.apply(self._pixels.index_select(0, rows), table.rows(rows))
+            yield Batch(images, self._labels.index_select(0, rows), indices, view)
 
 
 def evaluation_loader(

@@ -111,9 +111,10 @@ class StreamingLoader:
         shares = self.order.batches(epoch, first_batch)
         requests = (Request(share, None if box is None else box.numpy()[share]) for share in shares)
         for rows, pixels in self._decoded(requests):
-            indices = torch.from_numpy(rows).to(self.device)
-            images = self._views_without_box.apply(pixels.to(self.device, non_blocking=True), table.rows(indices))
-            yield Batch(images, self._labels.index_select(0, indices), indices, view)
+            indices = torch.from_numpy(rows)
+            on_device = indices.to(self.device, non_blocking=True)
+            images = self._views_without_box.apply(pixels.to(self.device, non_blocking=True), table.rows(on_device))
+            yield Batch(images, self._labels.index_select(0, on_device), indices, view)
 
     def _decoded(self, requests: Iterator[Request]) -> Iterator[tuple[Int64[np.ndarray, " batch"], Pixels]]:
         """The rows and pixels of each request, in order."""

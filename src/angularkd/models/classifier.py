@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from angularkd.class_mapping import ClassMapping
+from angularkd.compiling import made_once
 from angularkd.errors import InputError, nearest
 
 Size = tuple[int, int]
@@ -107,7 +107,7 @@ def parse_normalization(text: str) -> tuple[tuple[float, ...], tuple[float, ...]
     return mean, std
 
 
-@lru_cache(maxsize=64)
+@made_once
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """One number a channel, on the device once and for all: no copy, hence no wait, in a step."""
     return torch.tensor(values, device=device).view(1, -1, 1, 1)

@@ -235,7 +235,16 @@ def _assemble(
             raise InputError(
                 "mixup and CutMix make images that are in no cache, so the teacher must run live: leave out --cache, or them"
             )
-        cache = open_cache(Path(config.cache), distiller, teacher, data.dataset.train, train, views, config.precision)
+        cache = open_cache(
+            Path(config.cache),
+            distiller,
+            teacher,
+            data.dataset.train,
+            train,
+            views,
+            config.precision,
+            config.cache_logits,
+        )
     optimizer = _optimizer(config, distiller)
     total_steps = config.epochs * len(batches)
     factor = schedule(
@@ -294,10 +303,12 @@ def _optimizer(config: Recipe, distiller: Distiller) -> Optimizer:
     parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
     if not any(parameter.requires_grad for parameter in distiller.student.parameters()):
         raise InputError("the model has no parameter that is to be trained: set requires_grad on some")
+    unscales = config.precision == "16-mixed" and config.clip_norm is not None  # which a fused optimiser does by itself
+    fused = parameters[0].device.type in ("cpu", "cuda") and not unscales
     if config.optimizer == "adamw":
-        return AdamW(parameters, lr=lr, weight_decay=decay)
+        return AdamW(parameters, lr=lr, weight_decay=decay, fused=fused)
     nesterov = config.nesterov and config.momentum > 0
-    return SGD(parameters, lr=lr, momentum=config.momentum, nesterov=nesterov, weight_decay=decay)
+    return SGD(parameters, lr=lr, momentum=config.momentum, nesterov=nesterov, weight_decay=decay, fused=fused)
 
 
 def _fabric(config: DataOptions) -> Fabric:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from angularkd.config import DataOptions, Recipe
@@ -51,6 +52,14 @@ class Data:
             return evaluation_loader(resident, batch_size, device=self.device)
         images, size = getattr(self.dataset, split), self.size_of(split)
         return evaluation_stream(images, size, batch_size, device=self.device, workers=self.workers)
+
+    def some(self, split: str, count: int) -> Data:
+        """With at most so many images of a split, evenly spread over it."""
+        images: Split = getattr(self.dataset, split)
+        if len(images) <= count:
+            return self
+        rows = np.linspace(0, len(images) - 1, count, dtype=np.int64)
+        return replace(self, dataset=replace(self.dataset, **{split: images.select(rows)}))  # type: ignore[arg-type]
 
     def channel_stats(self, train: ResidentImages | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the training images, of a sample of them where they are not in memory."""

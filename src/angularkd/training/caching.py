@@ -38,6 +38,7 @@ def open_cache(
     train: ResidentImages | None,
     views: Views,
     precision: str,
+    top_logits: int | None = None,
 ) -> TeacherCache:
     """Let the distiller's teacher answer from its cache in `folder`, which is made where there is none.
 
@@ -58,7 +59,7 @@ def open_cache(
         views_count=views.count,
     )
     example = torch.zeros(1, 3, *views.image_size, device=next(teacher.module.parameters()).device)
-    return distiller.keep_answers(example, lambda fields: TeacherCache(folder, about, fields))
+    return distiller.keep_answers(example, lambda fields: TeacherCache(folder, about, fields), top_logits)
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,18 @@ def fill(distiller: Distiller, cache: TeacherCache, batches: Iterator[Batch]) ->
     started, images = time.perf_counter(), 0
     for batch in batches:
         assert batch.view is not None
-        images += int(cache.missing(batch.view, batch.indices).sum())
-        distiller.teach(batch.images, batch.indices, batch.view)
+        images += distiller.fill_cache(batch.images, batch.indices, batch.view)
     cache.flush()
     return Filled(images, time.perf_counter() - started)
 
 
 def verify(distiller: Distiller, cache: TeacherCache, batches: Iterator[Batch]) -> dict[str, float]:
-    """The largest difference of kept and live answers by field, relative to the field's largest value.
+    """The largest difference of kept and live answers by field of numbers, relative to the field's largest value.
 
     Only images that the cache holds are compared. Raises InputError where there are none, or a difference is beyond
     TOLERANCE.
     """
-    worst: dict[str, float] = {field.name: 0.0 for field in cache.fields}
+    worst: dict[str, float] = {field.name: 0.0 for field in cache.fields if field.dtype == "float16"}
     compared = 0
     for batch in batches:
         assert batch.view is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,10 +18,12 @@ from angularkd.modes import mode
 from angularkd.pairing import Pair
 from angularkd.types import Batch
 
+LOOKED_AT = 1000
+"""Validation images at most that the plan shows to the teacher: enough to see that it is the right one."""
 OVERWEIGHT = 0.95
 """Share of the first gradient from which on a loss is told to be overweight."""
-TIMED_STEPS = 3
-"""Training steps that are timed for the expected speed."""
+TIMED_STEPS = 2
+"""Calls that are timed for the expected speed, after a first; the faster counts."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,21 @@ class Plan:
     """What a distillation is going to do.
 
     teacher, student: spec, parameters, classes and preprocessing of each.
-    teacher_validation: the teacher's metrics on the validation split.
+    teacher_validation: the teacher's metrics on the validation split, or on some of it, evenly spread; `teacher_images`: on how many.
     data: name, counts of images and classes, image size, augmentation and its views, how batches are mixed, and how the splits came about.
     pairs: which stages teach which, and at which size they are compared.
     weights: by loss term.
     gradient_share: by loss term, its gradient's norm at the student's parameters over the sum of these norms, on the first batch.
     images_per_second: of a training step with the live teacher, measured.
-    cache: folder of the teacher's kept answers, its size when full, and the share that is there; None without one.
+    seconds_expected: of all training steps, the teacher running only for what its cache lacks.
+    cache: folder of the teacher's kept answers, its size when full, the share that is there, and the seconds that the teacher
+        takes for the rest; None without one.
     """
 
     teacher: dict[str, Any]
     student: dict[str, Any]
     teacher_validation: dict[str, float]
+    teacher_images: int
     data: dict[str, Any]
     pairs: list[dict[str, Any]]
     weights: dict[str, float]
@@ -108,16 +113,43 @@ def overweight(shares: Mapping[str, float], weights: Mapping[str, float]) -> lis
 
 
 def training_speed(distiller: Distiller, batch: Batch) -> float:
-    """Images a second of forward and backward, the median of a few steps after a first. The student is left as it was."""
-    seconds = []
+    """Images a second of forward and backward with the live teacher. The student is left as it was."""
+
+    def step() -> None:
+        out = distiller(batch.images, batch.labels, batch.indices)
+        out.total.backward()
+        out.total.item()  # waits for the device
+
     with untouched(distiller):
-        for _ in range(TIMED_STEPS + 1):
-            started = time.perf_counter()
-            out = distiller(batch.images, batch.labels, batch.indices)
-            out.total.backward()
-            out.total.item()  # waits for the device
-            seconds.append(time.perf_counter() - started)
-    return len(batch.labels) / sorted(seconds[1:])[TIMED_STEPS // 2]
+        return len(batch.labels) / seconds_of(step)
+
+
+def teacher_speed(distiller: Distiller, batch: Batch) -> float:
+    """Images a second of the teacher alone."""
+
+    def forward() -> None:
+        assert distiller.teacher is not None
+        distiller.teacher(batch.images).output.sum().item()
+
+    return len(batch.labels) / seconds_of(forward)
+
+
+def seconds_of(call: Callable[[], None]) -> float:
+    """The fastest of a few calls after a first."""
+    seconds = []
+    for _ in range(TIMED_STEPS + 1):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
+
+
+def expected_seconds(images: float, speed: float, teachers_speed: float, to_fill: float | None) -> float:
+    """Of training on so many images at a speed with the live teacher; with a cache, it runs for the images `to_fill` alone."""
+    if to_fill is None:
+        return images / speed
+    student_alone = max(1 / speed - 1 / teachers_speed, 0.1 / speed)
+    return images * student_alone + min(to_fill, images) / teachers_speed
 
 
 @contextmanager

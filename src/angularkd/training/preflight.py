@@ -9,11 +9,14 @@ from angularkd.teacher_cache import TeacherCache
 from angularkd.training.build import Job
 from angularkd.training.evaluate import evaluate
 from angularkd.training.plan import (
+    LOOKED_AT,
     Plan,
     check_better_than_chance,
     describe_pair,
+    expected_seconds,
     gradient_shares,
     overweight,
+    teacher_speed,
     training_speed,
 )
 
@@ -28,13 +31,17 @@ def make_plan(job: Job, epochs: int) -> Plan:
     classes = len(dataset.classes)
     notes = job.notes
     validation: dict[str, float] = {}
+    looked_at = 0
     if not job.teacher_ready:
         notes.append(
             "the teacher is fitted to the training images first: its accuracy and its gradients are not known yet"
         )
     elif job.teacher.outputs == classes:
-        validation = evaluate(job.teacher.module, job.predict_teacher, job.validation.epoch(0), classes)
-        check_better_than_chance(validation["accuracy"], classes, len(dataset.val))
+        some = job.data.some("val", LOOKED_AT)
+        looked_at = len(some.dataset.val)
+        batches = some.batches("val", job.config.batch_size).epoch(0)
+        validation = evaluate(job.teacher.module, job.predict_teacher, batches, classes)
+        check_better_than_chance(validation["accuracy"], classes, looked_at)
     else:
         notes.append(
             f"the teacher tells apart {job.teacher.num_classes} classes, the data has {classes}: its maps teach, its logits do not"
@@ -47,12 +54,21 @@ def make_plan(job: Job, epochs: int) -> Plan:
     with job.fabric.autocast():
         shares = gradient_shares(job.distiller, batch)
         speed = training_speed(job.distiller, batch)
+        teachers_speed = teacher_speed(job.distiller, batch)
     notes += overweight(shares, job.distiller.losses.weights)
-    images_an_epoch = len(job.batches) * job.batches.global_batch_size
+    if job.distiller.live_terms:
+        notes.append(
+            f"{' and '.join(job.distiller.live_terms)} must look at the live teacher: no cache keeps what they need"
+        )
+    elif batch.view is None:
+        notes.append("mixed images are in no cache: the teacher runs live")
+    images = epochs * len(job.batches) * job.batches.global_batch_size
+    to_fill = job.cache.missing_rows if job.cache is not None else None
     return Plan(
         teacher=_describe(job.teacher),
         student=_describe(job.student),
         teacher_validation=validation,
+        teacher_images=looked_at,
         data={
             "name": dataset.name,
             "classes": classes,
@@ -69,14 +85,19 @@ def make_plan(job: Job, epochs: int) -> Plan:
         weights=job.distiller.losses.weights,
         gradient_share=shares,
         images_per_second=speed,
-        seconds_expected=epochs * images_an_epoch / speed,
-        cache=_describe_cache(job.cache) if job.cache is not None else None,
+        seconds_expected=expected_seconds(images, speed, teachers_speed, to_fill),
+        cache=_describe_cache(job.cache, teachers_speed) if job.cache is not None else None,
         notes=notes,
     )
 
 
-def _describe_cache(cache: TeacherCache) -> dict[str, Any]:
-    return {"folder": str(cache.folder), "size_bytes": cache.size_bytes, "filled": cache.filled}
+def _describe_cache(cache: TeacherCache, teachers_speed: float) -> dict[str, Any]:
+    return {
+        "folder": str(cache.folder),
+        "size_bytes": cache.size_bytes,
+        "filled": cache.filled,
+        "seconds_to_fill": cache.missing_rows / teachers_speed,
+    }
 
 
 def _describe(classifier: Classifier) -> dict[str, Any]:

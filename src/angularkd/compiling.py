@@ -1,0 +1,55 @@
+"""Functions compiled by `torch.compile` for one shape of their images, and constants that compiled code may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+Result = TypeVar("Result")
+
+
+def made_once(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Remember what a function made of its (hashable) arguments: a tensor on the device, so that no step copies it there.
+
+    Compiled code, which knows such constants by itself and cannot look into a cache, has it made while it is traced.
+    """
+    remembered = lru_cache(maxsize=64)(function)
+
+    @wraps(function)
+    def made(*arguments: Any) -> Result:
+        return function(*arguments) if torch.compiler.is_compiling() else remembered(*arguments)
+
+    return made
+
+
+class CompiledForOneShape(Generic[Result]):
+    """A function of images and more, compiled for the shape of images that it first gets; others run as it is written.
+
+    Without that, the last and smaller batch of an epoch would be compiled for too, which costs more than it ever saves.
+
+    Args:
+        function: called with images first.
+        frozen: whether the parameters of what it runs become constants of its code, which folds batch normalisation into
+            convolutions and lays weights out beforehand; it is then called without gradients.
+        options: of the inductor backend, or those of `torch.compile` itself where `backend` is among them.
+    """
+
+    def __init__(self, function: Callable[..., Result], *, frozen: bool = False, **options: Any) -> None:
+        self.function = function
+        self.frozen = frozen
+        given = options if "backend" in options else {"options": options}
+        self._compiled: Callable[..., Result] = torch.compile(function, dynamic=False, **given)
+        self._shape: torch.Size | None = None
+
+    def __call__(self, images: Tensor, *more: Any) -> Result:
+        if self._shape is None:
+            import torch._inductor.config
+
+            self._shape = images.shape
+            with torch._inductor.config.patch(freezing=self.frozen):
+                return self._compiled(images, *more)
+        return (self._compiled if images.shape == self._shape else self.function)(images, *more)

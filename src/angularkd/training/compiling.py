@@ -1,0 +1,109 @@
+"""Compiling a run's step: where that pays, announced, tried out on a batch, and left where it cannot be done."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from angularkd.models.classifier import Classifier
+from angularkd.modes import mode
+from angularkd.training.build import Job
+from angularkd.training.plan import untouched
+from angularkd.training.progress import duration
+from angularkd.types import Batch
+
+PAYS_FROM_SECONDS = 600.0
+"""Expected length of a run from which on it is compiled: that takes a minute or two, and saves a quarter and more."""
+EAGER_FLOPS = {"cpu": 5e10, "cuda": 1e13}
+"""Floating point operations a second that an uncompiled step does at least, by device; others are not compiled for. Set down
+rather than measured, so that equal runs decide alike."""
+EAGER_STEP_SECONDS = {"cpu": 0.0, "cuda": 0.01}
+"""Least duration of an uncompiled step: the time to start its kernels."""
+
+
+def compile_step(job: Job, tell: Callable[[str], None]) -> bool:
+    """Compile the training step if the job's configuration says so, or leaves it open and the run is long enough.
+
+    tell: is given what is done, in one line each. Where compilation fails, for want of a compiler or of support for what a
+    model does, everything runs as it is written.
+    """
+
+    def trial(batch: Batch) -> None:
+        if job.distiller.teacher is not None and (job.cache is None or job.cache.filled < 1):
+            job.distiller.teacher(batch.images)
+        job.distiller(batch.images, batch.labels, batch.indices, batch.view).total.backward()
+
+    return _compile(job, training_seconds, trial, tell)
+
+
+def compile_teacher(job: Job, tell: Callable[[str], None]) -> bool:
+    """The same of the teacher alone, for filling its cache."""
+
+    def trial(batch: Batch) -> None:
+        assert job.distiller.teacher is not None
+        job.distiller.teacher(batch.images)
+
+    return _compile(job, filling_seconds, trial, tell)
+
+
+def training_seconds(job: Job) -> float:
+    """How long the run would take uncompiled, by its floating point operations and its steps."""
+    images = _example(job)
+    an_image = 3 * flops(job.student, images)  # backward takes twice what forward does
+    if job.teacher is not None and job.cache is None:
+        an_image += flops(job.teacher, images)
+    steps = job.config.epochs * len(job.batches)
+    return _seconds(job, steps, steps * job.batches.global_batch_size * an_image)
+
+
+def filling_seconds(job: Job) -> float:
+    """How long the teacher would take uncompiled for what its cache lacks."""
+    assert job.teacher is not None and job.cache is not None
+    images = job.cache.missing_rows
+    return _seconds(job, images / job.batches.global_batch_size, images * flops(job.teacher, _example(job)))
+
+
+def flops(classifier: Classifier, images: torch.Tensor) -> int:
+    """Floating point operations of a forward."""
+    with mode(classifier.module, training=False), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        classifier.predict(images)
+    return counter.get_total_flops()
+
+
+def _compile(
+    job: Job, seconds: Callable[[Job], float], trial: Callable[[Batch], None], tell: Callable[[str], None]
+) -> bool:
+    wanted, device = job.config.compile, job.fabric.device.type
+    if wanted == "auto" and (device not in EAGER_FLOPS or seconds(job) < PAYS_FROM_SECONDS):
+        return False
+    if wanted == "never":
+        return False
+    tell("compiling, which takes a minute or two (--compile never leaves it out)")
+    started = time.perf_counter()
+    try:
+        job.distiller.compile(**({"triton.cudagraphs": True} if device == "cuda" else {}))
+        logging.getLogger("torch.utils.cpp_extension").setLevel(
+            logging.ERROR
+        )  # says that there is no CUDA, to everybody
+        with untouched(job.distiller), job.fabric.autocast():
+            trial(next(job.batches.epoch(0)))
+    except Exception as error:  # whatever a compiler may say to somebody's model
+        job.distiller.uncompile()
+        reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+        tell(f"note: cannot compile, so all runs as it is ({type(error).__name__}: {reason[:200]})")
+        return False
+    tell(f"compiled in {duration(time.perf_counter() - started)}")
+    return True
+
+
+def _seconds(job: Job, steps: float, operations: float) -> float:
+    device = job.fabric.device.type
+    return max(operations / EAGER_FLOPS[device], steps * EAGER_STEP_SECONDS[device])
+
+
+def _example(job: Job) -> torch.Tensor:
+    return torch.zeros(1, 3, *job.views.image_size, device=job.fabric.device)

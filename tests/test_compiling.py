@@ -1,0 +1,116 @@
+"""Compiled code computes what it does as it is written, once for one shape, and runs are compiled where that pays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import compiled_checks
+from angularkd import Distiller
+from angularkd.config import DistillConfig
+from angularkd.losses.angular import cosine_series, cosine_with_margin
+from angularkd.training import compiling
+from angularkd.training.build import build_distillation
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        compiled_checks.every_loss_is_compiled_whole,
+        compiled_checks.inductor_computes_the_same,
+        compiled_checks.compiled_amd_is_the_eager_one,
+        compiled_checks.what_cannot_be_compiled_is_told,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_compiled(check) -> None:
+    command = [sys.executable, compiled_checks.__file__, check.__name__]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "checked\n", done.stderr
+
+
+@pytest.mark.parametrize("margin", [0.5, 1.0, 1.35, 2.0])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-12)])
+def test_the_polynomial_is_the_cosine_with_its_slope(monkeypatch, margin, dtype, tolerance) -> None:
+    cosine = torch.linspace(0, 1, 1001, dtype=dtype)
+    series = cosine_series(margin)
+    found = []
+    for compiled in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiled=compiled: compiled)
+        leaf = cosine.clone().requires_grad_()
+        value = cosine_with_margin(leaf, margin, 0.0, series)
+        value.sum().backward()
+        found.append((value.detach(), leaf.grad))
+    assert (found[0][0] - found[1][0]).abs().max() < tolerance
+    inner = slice(0, 990)  # nearer to 1 the trigonometric slope is a difference of rounded numbers
+    assert (found[0][1] - found[1][1])[inner].abs().max() < 100 * tolerance
+    assert found[1][1][-1].item() == pytest.approx(margin**2, rel=1e-5)
+
+
+@pytest.mark.parametrize(("margin", "additive"), [(1.0, 0.5), (2.5, 0.0)])
+def test_no_polynomial_where_it_would_not_converge(margin, additive) -> None:
+    assert cosine_series(margin, additive) is None
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> str:
+    import angularkd
+
+    folder = tmp_path_factory.mktemp("compiling") / "teacher"
+    angularkd.train(data="digits", image_size=8, model="cifar/resnet8", epochs=2, lr=0.05, out=str(folder))
+    return str(folder)
+
+
+def job(teacher: str, **options):
+    return build_distillation(
+        DistillConfig.from_options(data="digits", image_size=8, teacher=teacher, student="cifar/resnet8", **options)
+    )
+
+
+def test_long_runs_are_compiled_and_short_ones_are_not(teacher, monkeypatch) -> None:
+    monkeypatch.setattr(Distiller, "compile", lambda self, **_: None)
+    short, long = job(teacher, epochs=2), job(teacher, epochs=1_000_000)
+    assert compiling.training_seconds(long) == pytest.approx(500_000 * compiling.training_seconds(short))
+    for wanted, built, expected in (
+        ("auto", short, False),
+        ("auto", long, True),
+        ("always", short, True),
+        ("never", long, False),
+    ):
+        run, told = built.config.model_copy(update={"compile": wanted}), []
+        built = replace(built, config=run)
+        assert compiling.compile_step(built, told.append) == expected, wanted
+        assert bool(told) == expected
+
+
+def test_the_student_s_arithmetic_is_counted_three_times_and_a_cached_teacher_s_not(teacher, tmp_path) -> None:
+    live, cached = job(teacher, epochs=1), job(teacher, epochs=1, cache=str(tmp_path))
+    assert compiling.training_seconds(live) == pytest.approx(4 / 3 * compiling.training_seconds(cached))
+    assert compiling.filling_seconds(cached) == pytest.approx(
+        cached.cache.rows * compiling.flops(cached.teacher, torch.zeros(1, 3, 8, 8)) / compiling.EAGER_FLOPS["cpu"]
+    )
+
+
+def test_without_a_compiler_one_line_is_said_and_the_run_goes_on(teacher, tmp_path) -> None:
+    command = [
+        Path(sys.executable).with_name("angularkd"),
+        "distill",
+        "digits",
+        "--image-size",
+        "8",
+        "--teacher",
+        teacher,
+    ]
+    options = ["--student", "cifar/resnet8", "--epochs", "1", "--compile", "always", "--out", str(tmp_path / "run")]
+    surroundings = {**os.environ, "CXX": "/nowhere/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")}
+    done = subprocess.run([*command, *options], capture_output=True, text=True, env=surroundings)
+    assert done.returncode == 0, done.stderr
+    notes = [line for line in done.stdout.splitlines() if "cannot compile" in line]
+    assert len(notes) == 1 and (tmp_path / "run" / "student.safetensors").exists()
+    assert '"compiled": false' in (tmp_path / "run" / "results.json").read_text()
