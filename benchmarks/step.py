@@ -1,98 +1,137 @@
-"""What a step of AMD distillation costs beside its parts: the teacher's forward and the student's own training step.
+"""What a training step costs: the student alone, with the live teacher, with its cache, and as a plain loop.
 
-    python benchmarks/step.py [--teacher cifar/wrn_16_3] [--student cifar/wrn_16_1] [--batch-size 128] [--repeats 9]
+    python benchmarks/step.py [--teacher cifar/wrn_16_3] [--student cifar/wrn_16_1] [--eager] [--rounds 15]
 
-Prints, and writes to --json-file if asked, the median seconds of each and the ratio
-distillation / (teacher's forward + student's training step), taken round by round in one process, so that noise of
-the machine hits all three alike.
+Contenders, each a whole optimiser step on the same batch (SGD with momentum):
+
+    teacher        its forward alone, watched at the paired stages
+    student alone  cross-entropy with the labels
+    live           ce + kd + amd with the teacher running
+    cached         the same with the teacher's answers read from a cache on disk
+    plain loop     the same as live, in plain eager PyTorch with AMD as its authors wrote it down
+
+All but the plain loop are compiled unless --eager is given. Seconds are medians over rounds that run each contender
+once; ratios are taken round by round.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
-import time
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from angularkd import Distiller
+from angularkd.features import FeatureExtractor
 from angularkd.models.sources import open_classifier
+from angularkd.stages import find_stages
+from angularkd.teacher_cache import About, TeacherCache
+from contenders.eager_amd import published
+from measuring import in_rounds, ratio, report, shown, surroundings, write
 
 LOSSES = {"ce": 0.1, "kd": 0.9, "amd": 5000.0}
+LAYOUT = torch.channels_last
 
 
 def main() -> None:
     options = parse()
     torch.manual_seed(0)
-    teacher = open_classifier(options.teacher, 10).module
-    student = open_classifier(options.student, 10).module
-    images = torch.rand(options.batch_size, 3, options.image_size, options.image_size)
-    images = images.to(memory_format=torch.channels_last)
-    labels = torch.randint(0, 10, (options.batch_size,))
-    distilling = Distiller(teacher, student, LOSSES, example=images).to(memory_format=torch.channels_last)
-    alone = Distiller(None, student, {"ce": 1.0}).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.0, momentum=0.9, nesterov=True)
+    teacher, student = (model(spec, options) for spec in (options.teacher, options.student))
+    images = torch.rand(options.batch_size, 3, options.image_size, options.image_size, device=options.device)
+    images = images.to(memory_format=LAYOUT)
+    labels = torch.randint(0, 10, (options.batch_size,), device=options.device)
+    indices = torch.arange(options.batch_size)
+    live, cached = (Distiller(teacher, student, LOSSES, example=images[:1]).train() for _ in range(2))
+    alone = Distiller(None, student, {"ce": 1.0}).train()
+    if not options.eager:
+        for distiller in (live, cached, alone):
+            distiller.compile()
 
-    def teach() -> None:
-        with torch.no_grad():
-            teacher(images)
+    def step(loss: Callable[[], Tensor], trained: nn.Module = student, fused: bool = True) -> Callable[[], None]:
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.0, momentum=0.9, nesterov=True, fused=fused)
 
-    def train_with(distiller: nn.Module) -> Callable[[], None]:
-        def step() -> None:
-            distiller(images, labels).total.backward()
+        def run() -> None:
+            loss().backward()
             optimizer.step()
             optimizer.zero_grad()
 
-        return step
+        return run
 
-    parts = {"teacher forward": teach, "student alone": train_with(alone), "AMD, live teacher": train_with(distilling)}
-    distilling.train()
-    times = measure(parts, options.repeats)
-    ratios = [both / (forward + own) for forward, own, both in zip(*(times[name] for name in parts), strict=True)]
+    assert live.teacher is not None
+    taught = live.teacher
+    with tempfile.TemporaryDirectory() as folder:
+        about = About("benchmark", "none", "32-true", "noise", {}, samples=len(images), views_count=1)
+        cached.keep_answers(images, lambda fields: TeacherCache(Path(folder), about, fields))
+        parts = {
+            "teacher": lambda: taught(images),
+            "student alone": step(lambda: alone(images, labels).total),
+            "live": step(lambda: live(images, labels).total),
+            "cached": step(lambda: cached(images, labels, indices, 0).total),
+            "plain loop": step(*plain_loss(options, images, labels), fused=False),
+        }
+        times = in_rounds(parts, options.rounds)
     result = {
-        "seconds": {name: statistics.median(values) for name, values in times.items()},
-        "ratio": statistics.median(ratios),
-        "ratio_range": [min(ratios), max(ratios)],
-        "repeats": options.repeats,
-        "pair": f"{options.teacher} -> {options.student}",
-        "batch_size": options.batch_size,
-        "image_size": options.image_size,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": platform.processor() or platform.machine(),
+        "milliseconds": {name: 1e3 * statistics.median(values) for name, values in times.items()},
+        "cached_over_alone": ratio(times["cached"], times["student alone"]),
+        "live_over_parts": ratio(times["live"], times["teacher"], times["student alone"]),
+        "plain_over_cached": ratio(times["plain loop"], times["cached"]),
+        "plain_over_live": ratio(times["plain loop"], times["live"]),
+        "options": {key: str(value) for key, value in vars(options).items()},
+        "made_on": surroundings(),
     }
-    for name, seconds in result["seconds"].items():
-        print(f"{name:<20} {seconds * 1e3:8.1f} ms a step")
-    low, high = result["ratio_range"]
-    print(f"AMD / (teacher forward + student alone): {result['ratio']:.3f}  (from {low:.3f} to {high:.3f})")
-    if options.json_file is not None:
-        options.json_file.write_text(json.dumps(result, indent=2) + "\n")
+    rows = [(name, f"{one:.1f}") for name, one in result["milliseconds"].items()]
+    lines = [
+        f"cached / student alone:           {shown(result['cached_over_alone'])}",
+        f"live / (teacher + student alone): {shown(result['live_over_parts'])}",
+        f"plain loop / cached:              {shown(result['plain_over_cached'])}",
+        f"plain loop / live:                {shown(result['plain_over_live'])}",
+    ]
+    title = f"A step of {options.teacher} -> {options.student}, batch {options.batch_size}"
+    report(title, ("", "ms"), rows, lines)
+    write(options.json_file, result)
 
 
-def measure(parts: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each part, in rounds that run every part once; two rounds warm up."""
-    times: dict[str, list[float]] = {name: [] for name in parts}
-    for round_ in range(repeats + 2):
-        for name, part in parts.items():
-            started = time.perf_counter()
-            part()
-            if round_ >= 2:
-                times[name].append(time.perf_counter() - started)
-    return times
+def model(spec: str, options: argparse.Namespace) -> nn.Module:
+    return open_classifier(spec, 10).module.to(options.device, memory_format=LAYOUT)
+
+
+def plain_loss(options: argparse.Namespace, images: Tensor, labels: Tensor) -> tuple[Callable[[], Tensor], nn.Module]:
+    """The objective by hand and its own student, in PyTorch's usual memory format."""
+    teacher, student = (
+        open_classifier(spec, 10).module.to(options.device) for spec in (options.teacher, options.student)
+    )
+    images = images.contiguous()
+    stages = [find_stages(network.eval(), images[:1])[-3:] for network in (teacher, student)]
+    watched = [FeatureExtractor(network, at) for network, at in zip((teacher, student), stages, strict=True)]
+    student.train()
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            taught = watched[0](images)
+        shown = watched[1](images)
+        soft = F.kl_div(
+            F.log_softmax(shown.output / 4, dim=1), F.softmax(taught.output / 4, dim=1), reduction="batchmean"
+        )
+        amd = published(shown.features[None], taught.features[None])
+        return 0.1 * F.cross_entropy(shown.output, labels) + 0.9 * 16 * soft + 5000 * amd
+
+    return loss, student
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="cifar/wrn_16_3")
     parser.add_argument("--student", default="cifar/wrn_16_1")
+    parser.add_argument("--eager", action="store_true", help="compile nothing")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json-file", type=Path)
     return parser.parse_args()
 
