@@ -7,7 +7,7 @@ Contenders, on the features of WRN-16-3 (teacher) and WRN-16-1 (student) for a b
     published   AMD as its authors wrote it down, psi - log(exp(psi) + exp(n)), run eagerly
     stable      the same with logsigmoid, run eagerly
     ours eager  AMDLoss
-    ours        AMDLoss under torch.compile
+    ours        AMDLoss under torch.compile, as `Distiller.compile` does it
     floor       nothing but reading: all features once forward, the student's once more backward
 
 Seconds are medians over rounds that run each contender once; ratios are taken round by round. Extra memory is the most
@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from angularkd import AMDLoss
+from angularkd.compiling import INDUCTOR_OPTIONS
 from contenders.eager_amd import published, stable
 from measuring import in_rounds, ratio, report, shown, surroundings, write
 
@@ -44,7 +45,7 @@ def main() -> None:
         "published": published,
         "stable": stable,
         "ours eager": AMDLoss(),
-        "ours": torch.compile(AMDLoss(), dynamic=False),
+        "ours": torch.compile(AMDLoss(), dynamic=False, options=INDUCTOR_OPTIONS),
     }
     values = {name: float(loss(student, teacher).detach()) for name, loss in losses.items()}
     parts = {name: step_of(loss, student, teacher) for name, loss in losses.items()}

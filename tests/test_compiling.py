@@ -14,7 +14,7 @@ import torch
 import compiled_checks
 from angularkd import Distiller
 from angularkd.config import DistillConfig
-from angularkd.losses.angular import cosine_series, cosine_with_margin
+from angularkd.losses.angular import cosine_series, cosine_with_margin, log_sigmoid
 from angularkd.training import compiling
 from angularkd.training.build import build_distillation
 
@@ -51,6 +51,17 @@ def test_the_polynomial_is_the_cosine_with_its_slope(monkeypatch, margin, dtype,
     inner = slice(0, 990)  # nearer to 1 the trigonometric slope is a difference of rounded numbers
     assert (found[0][1] - found[1][1])[inner].abs().max() < 100 * tolerance
     assert found[1][1][-1].item() == pytest.approx(margin**2, rel=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+def test_log_sigmoid_in_compiled_code_is_the_usual_one(dtype, tolerance) -> None:
+    x = torch.linspace(-200, 200, 4001, dtype=dtype, requires_grad=True)
+    usual, ours = torch.nn.functional.logsigmoid(x), log_sigmoid(x)
+    torch.testing.assert_close(ours, usual, rtol=tolerance, atol=tolerance)
+    slopes = [torch.autograd.grad(y.sum(), x)[0] for y in (ours, usual)]
+    torch.testing.assert_close(*slopes, rtol=tolerance, atol=tolerance)
+    inner = torch.linspace(-50, 50, 101, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(log_sigmoid, inner) and torch.autograd.gradgradcheck(log_sigmoid, inner)
 
 
 @pytest.mark.parametrize(("margin", "additive"), [(1.0, 0.5), (2.5, 0.0)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from angularkd.errors import InputError, StageError, nearest
 Map = Float[Tensor, "batch height width"]
 Series = dict[torch.dtype, tuple[float, ...]]
 
-LINEAR_FROM = 60.0
-"""From where on log(1 + exp(x)) is x, to the last digit of float64."""
+NEGLIGIBLE_FROM = 60.0
+"""From where on exp(-x) adds nothing to 1, nor to float64's last digit of x."""
 
 MARGINS: dict[str, tuple[float, float, float]] = {
     "sphereface": (1.35, 0.0, 0.0),
@@ -68,7 +69,7 @@ class AMDLoss(nn.Module):
     Raises InputError, naming the stage, for sequences of unequal length, unequal batches, a map of a single position
     (it has no direction, so no gradient), patches of fewer than two positions, and stage weights of another number.
 
-    Departures from the authors' published code: a softplus (logsigmoid) for the difference of exponentials (theirs overflows in
+    Departures from the authors' published code: logsigmoid for the difference of exponentials (theirs overflows in
     float32 from scale = 89 and in half precision always); the derivative of cos(margin * arccos Q) takes its finite limit
     at Q = 1; unequal sizes are matched; their local class, which does not run, follows the formula above.
     """
@@ -181,7 +182,9 @@ class AMDLoss(nn.Module):
         cosine = cosine_with_margin(attention_map, self.margin, self.additive_margin, self._series)
         positive = self.scale * (cosine - self.cosine_margin)
         negative = self.scale * (1 - attention_map)
-        return -F.softplus(negative - positive, threshold=LINEAR_FROM), positive, negative
+        difference = positive - negative
+        angular = log_sigmoid(difference) if torch.compiler.is_compiling() else F.logsigmoid(difference)
+        return angular, positive, negative
 
 
 def cosine_with_margin(
@@ -197,7 +200,7 @@ def cosine_with_margin(
     two trigonometric functions with their gradients are most of the loss.
     """
     if series is not None and torch.compiler.is_compiling():
-        return _polynomial(2 * cosine - 1, series[cosine.dtype])
+        return polynomial(2 * cosine - 1, series[cosine.dtype])
     last = 1 - torch.finfo(cosine.dtype).eps
     inside = cosine <= last
     theta = torch.arccos(torch.where(inside, cosine, 0.0))
@@ -217,18 +220,48 @@ def cosine_series(margin: float, additive_margin: float = 0.0) -> Series | None:
     """
     if additive_margin != 0 or margin > 2:
         return None
+    return series_of(lambda q: np.cos(margin * np.arccos(q)))
+
+
+class LogSigmoid(torch.autograd.Function):
+    """log(1 / (1 + exp(-x))) for compiled code, in a third of the time that its own takes there.
+
+    Beyond |x| = 60 exp(-|x|) is left where it is: it adds nothing to float64, and below 1e-38 processors compute float32
+    with numbers that are slow. For z = exp(-|x|) between 0 and 1, log(1 + z) / z is a polynomial.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        z = torch.exp(-x.abs().clamp(max=NEGLIGIBLE_FROM))
+        return x.clamp(max=0) - z * polynomial(2 * z - 1, LOG1P_SERIES[x.dtype])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * torch.sigmoid(-x.clamp(-NEGLIGIBLE_FROM, NEGLIGIBLE_FROM))
+
+
+def log_sigmoid(x: Tensor) -> Tensor:
+    """`LogSigmoid`, as a function."""
+    return LogSigmoid.apply(x)  # type: ignore[no-untyped-call]
+
+
+def series_of(function: Callable[[np.ndarray], np.ndarray]) -> Series:
+    """Coefficients of a function on 0..1, interpolated at Chebyshev's points, as a polynomial in 2 x - 1, by the type of x."""
     return {
         dtype: tuple(
-            Chebyshev.interpolate(lambda q: np.cos(margin * np.arccos(q)), degree, domain=[0, 1])
-            .convert(kind=Polynomial, domain=[0, 1])
-            .coef.tolist()
+            Chebyshev.interpolate(function, degree, domain=[0, 1]).convert(kind=Polynomial, domain=[0, 1]).coef.tolist()
         )
         for dtype, degree in ((torch.float32, 10), (torch.float64, 20))
     }
 
 
-def _polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    """By Horner's rule, from the lowest coefficient to the highest."""
+LOG1P_SERIES = series_of(lambda z: np.log1p(z) / z)  # Chebyshev's points lie inside of 0..1
+
+
+def polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    """By Horner's rule, of coefficients from the lowest to the highest."""
     value = torch.full_like(x, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         value = value * x + coefficient
