@@ -22,7 +22,6 @@ Ratios are of images a second, taken round by round: above 1 the first named is 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import shlex
@@ -36,13 +35,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
-
-from angularkd.data.sources import DataSet, open_data
+from angularkd.data.sources import open_data
 from angularkd.errors import InputError
 from measuring import ratio, report, shown, surroundings, write
+from subset import write_first
 
 SCRIPTS = {
     "cached": ("ours_epoch.py", "--teacher-mode", "cached"),
@@ -53,18 +49,18 @@ SCRIPTS = {
     "torchdistill-channels-last": ("torchdistill_epoch.py", "--channels-last"),
 }
 OURS = ("cached", "live")
-BESIDE = 10
-"""Images of the splits that nobody trains on, but that a data set must have."""
 PATIENCE_SECONDS = 10.0
 """For a contender to exit by itself at the end."""
 
 
 def main() -> None:
     options = parse()
+    if options.images < options.batch_size:
+        raise SystemExit(f"--images {options.images}: expected at least a batch of {options.batch_size}")
     names = available(options)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="angularkd-epoch-")))
-        write_first(open_data(options.data), options, folder)
+        write_first(open_data(options.data), options.images, folder)
         contenders = {}
         for name in names:
             tell(f"{name}: getting ready")
@@ -176,31 +172,6 @@ def available(options: argparse.Namespace) -> list[str]:
         "Python of an environment that has it and angularkd with --torchdistill-python"
     )
     return others
-
-
-def write_first(dataset: DataSet, options: argparse.Namespace, folder: Path) -> None:
-    """The first training images, and a few of the other splits, as a data set that every contender opens."""
-    if not options.batch_size <= options.images <= len(dataset.train):
-        raise SystemExit(
-            f"--images {options.images}: expected from {options.batch_size}, a batch, to {len(dataset.train)}, the training split"
-        )
-    features = {"label": {"names": dataset.classes, "_type": "ClassLabel"}, "image": {"_type": "Image"}}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    for name, split, count in (
-        ("train", dataset.train, options.images),
-        ("validation", dataset.val, BESIDE),
-        ("test", dataset.test, BESIDE),
-    ):
-        rows = [split[i] for i in range(min(count, len(split)))]
-        images = [{"bytes": png(pixels), "path": f"{i}.png"} for i, (pixels, _) in enumerate(rows)]
-        table = pa.table({"image": images, "label": [label for _, label in rows]})
-        pq.write_table(table.replace_schema_metadata(metadata), folder / f"{name}.parquet")
-
-
-def png(pixels: Any) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def last_line(text: str) -> str:

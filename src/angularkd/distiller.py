@@ -139,6 +139,7 @@ class Distiller(nn.Module):
         if not self._watching:
             self._look(images)
             self._watch()
+        self._begin_step(images)
         taught = self.teach(images, indices, view)
         if indices is not None:
             indices = indices.to(images.device, non_blocking=True) if "indices" in self.signals else None
@@ -147,6 +148,11 @@ class Distiller(nn.Module):
             return (compiled or self._learn)(images, labels, indices, taught)
         except StageError as error:
             raise InputError(f"{self._stage_name(error.stage)}: {error.reason}") from None
+
+    def _begin_step(self, images: Tensor) -> None:
+        """Tell CUDA graphs that what the last step gave may be overwritten, but not yet what the teacher is going to give."""
+        if self._compiled is not None and images.is_cuda:
+            torch.compiler.cudagraph_mark_step_begin()
 
     def _learn(self, images: Tensor, labels: Tensor | None, indices: Tensor | None, taught: Seen) -> Distilled:
         """The student's part: its forward, and what the losses make of it beside what the teacher showed."""
@@ -210,6 +216,7 @@ class Distiller(nn.Module):
     def fill_cache(self, images: Tensor, indices: Tensor, view: int) -> int:
         """Let the teacher answer where its cache holds no answer yet; for how many images that was so."""
         assert self._cached is not None, "keep_answers comes first"
+        self._begin_step(images)
         return self._cached.fill(images, indices, view)
 
     def live_answers(self, images: Tensor) -> dict[str, Tensor]:

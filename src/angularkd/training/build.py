@@ -21,11 +21,12 @@ from angularkd.distiller import Distiller
 from angularkd.errors import InputError
 from angularkd.losses.weighted import check_soft_labels, read_terms, signals_of
 from angularkd.models.sources import Classifier, Size, open_classifier
+from angularkd.modes import mode
 from angularkd.teacher_cache import TeacherCache
 from angularkd.training.build_data import Data, as_size, mixed, noted, open_dataset, sized, training_batches
 from angularkd.training.caching import open_cache
 from angularkd.training.ema import AveragedStudent
-from angularkd.training.evaluate import Predict
+from angularkd.training.evaluate import Predict, largest_batch
 from angularkd.training.models import (
     check_class_order,
     check_student,
@@ -257,7 +258,10 @@ def _assemble(
         "lr": optimizer.defaults["lr"],
         "weight_decay": optimizer.defaults["weight_decay"],
     }
-    validation, test = data.batches("val", config.batch_size), data.batches("test", config.batch_size)
+    with mode((teacher or student).module, training=False):  # a forward in training would change statistics
+        predict = predictor(fabric, teacher or student)
+        at_once = largest_batch(predict, image_size, fabric.device, config.batch_size)
+    validation, test = data.batches("val", at_once), data.batches("test", at_once)
     return Job(
         config.model_copy(update=resolved),
         fabric,
