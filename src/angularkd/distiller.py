@@ -152,7 +152,7 @@ class Distiller(nn.Module):
     def _begin_step(self, images: Tensor) -> None:
         """Tell CUDA graphs that what the last step gave may be overwritten, but not yet what the teacher is going to give."""
         if self._compiled is not None and images.is_cuda:
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
     def _learn(self, images: Tensor, labels: Tensor | None, indices: Tensor | None, taught: Seen) -> Distilled:
         """The student's part: its forward, and what the losses make of it beside what the teacher showed."""
