@@ -75,7 +75,7 @@ def run(options: argparse.Namespace, folder: Path, seed: int, way: str) -> dict[
     last = metrics.results["metrics"]["last epoch"]["accuracy"]
     rows = (metrics.folder / "metrics.jsonl").read_text().splitlines()
     validation = json.loads(rows[-1])["val_accuracy"]
-    return {"terms": {name: float(term) for name, term in terms.items()}, "val": validation, "test": last}
+    return {"terms": {name: float(term.detach()) for name, term in terms.items()}, "val": validation, "test": last}
 
 
 def spread(values: list[float]) -> str:

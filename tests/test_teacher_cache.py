@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import angularkd
 from angularkd import Distiller, InputError
+from angularkd.cached_teacher import from_top, to_top
 from angularkd.cli import main
 from angularkd.models import cifar
 from angularkd.teacher_cache import About, Field, TeacherCache
@@ -166,8 +167,36 @@ def test_the_teacher_runs_only_for_batches_that_are_not_all_there(tmp_path) -> N
 
 @pytest.mark.parametrize("losses", [{"sp": 1.0}, {"amd": {"weight": 1.0, "attention": "gradcam"}}])
 def test_losses_that_look_at_more_force_a_live_teacher(tmp_path, losses) -> None:
-    with pytest.raises(InputError, match="leave out --cache"):
+    with pytest.raises(InputError, match=rf"^{next(iter(losses))} must look at the live teacher.*leave out --cache"):
         cached_distiller(tmp_path, losses)
+
+
+def test_top_logits_keep_the_largest_and_what_the_others_weigh() -> None:
+    logits = 3 * torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
+    values, classes = to_top(logits, 6)
+    back = from_top(values, classes, 40)
+    largest = logits.topk(6, dim=1)
+    assert torch.equal(back.gather(1, largest.indices), largest.values)
+    torch.testing.assert_close(back.logsumexp(1), logits.logsumexp(1))
+    torch.testing.assert_close(back.softmax(1).gather(1, largest.indices), logits.softmax(1).gather(1, largest.indices))
+    rest = back.scatter(1, largest.indices, 0.0)
+    assert ((rest != 0).sum(1) == 34).all() and all(len(row.unique()) == 2 for row in rest)
+
+
+@pytest.mark.parametrize(("top", "names"), [(3, ["top logits", "top classes"]), (10, ["logits"]), (99, ["logits"])])
+def test_a_cache_of_top_logits_teaches_nearly_as_all_do(tmp_path, top, names) -> None:
+    torch.manual_seed(0)
+    teacher, student = cifar.create("resnet14", 10), cifar.create("resnet8", 10)
+    distiller = Distiller(teacher, student, {"kd": 1.0}, example=torch.zeros(1, 3, 16, 16)).train()
+    about = replace(ABOUT, samples=40)
+    cache = distiller.keep_answers(torch.zeros(1, 3, 16, 16), lambda fields: TeacherCache(tmp_path, about, fields), top)
+    assert [field.name for field in cache.fields] == names
+    images, indices = torch.rand(8, 3, 16, 16), torch.arange(8)
+    live, kept = teacher(images), distiller.teach(images, indices, 0).output
+    assert kept.shape == live.shape and torch.equal(kept.argmax(1), live.argmax(1))
+    torch.testing.assert_close(kept.topk(3).values, live.topk(3).values, rtol=2e-3, atol=2e-3)
+    again = distiller.teach(images, indices, 0).output
+    assert torch.equal(again, kept) and cache.missing_rows == 80 - 8
 
 
 @pytest.fixture(scope="module")
