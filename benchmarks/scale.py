@@ -28,6 +28,7 @@ from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
 from angularkd import Distiller
+from angularkd.compiling import options_for
 from angularkd.data.sources import open_data
 from angularkd.data.streaming import StreamingLoader
 from angularkd.data.views import Views
@@ -81,7 +82,7 @@ def step_costs(case: dict[str, Any], options: argparse.Namespace) -> dict[str, A
         about = About("benchmark", "none", "32-true", "noise", {}, samples=len(images), views_count=1)
         cached.keep_answers(images, lambda fields: TeacherCache(Path(folder), about, fields))
         for distiller in (live, cached, alone) if options.compile else ():
-            distiller.compile()
+            distiller.compile(**options_for(images.device))
         parts = {
             "student alone": lambda: alone(images, labels).total.backward(),
             "live": lambda: live(images, labels).total.backward(),

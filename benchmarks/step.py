@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from angularkd import Distiller
+from angularkd.compiling import options_for
 from angularkd.features import FeatureExtractor
 from angularkd.models.sources import open_classifier
 from angularkd.stages import find_stages
@@ -50,7 +51,7 @@ def main() -> None:
     alone = Distiller(None, student, {"ce": 1.0}).train()
     if not options.eager:
         for distiller in (live, cached, alone):
-            distiller.compile()
+            distiller.compile(**options_for(images.device))
 
     def step(loss: Callable[[], Tensor], trained: nn.Module = student, fused: bool = True) -> Callable[[], None]:
         optimizer = torch.optim.SGD(trained.parameters(), lr=0.0, momentum=0.9, nesterov=True, fused=fused)

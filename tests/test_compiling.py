@@ -123,5 +123,5 @@ def test_without_a_compiler_one_line_is_said_and_the_run_goes_on(teacher, tmp_pa
     done = subprocess.run([*command, *options], capture_output=True, text=True, env=surroundings)
     assert done.returncode == 0, done.stderr
     notes = [line for line in done.stdout.splitlines() if "cannot compile" in line]
-    assert len(notes) == 1 and (tmp_path / "run" / "student.safetensors").exists()
+    assert len(notes) == 1 and "compiler" in notes[0] and (tmp_path / "run" / "student.safetensors").exists()
     assert '"compiled": false' in (tmp_path / "run" / "results.json").read_text()

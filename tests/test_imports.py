@@ -44,6 +44,7 @@ MAY_IMPORT = {
         "errors",
     },
     "training": {
+        "compiling",
         "teacher_cache",
         "class_mapping",
         "config",

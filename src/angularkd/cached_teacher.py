@@ -92,7 +92,8 @@ def to_top(
 ) -> tuple[Float[Tensor, "batch top_and_rest"], Int[Tensor, "batch top"]]:
     """The largest logits, behind them the one that each of the others has on average, and the classes of the largest.
 
-    On average: the others' log-sum-exp less the logarithm of their number, so that they weigh together what they weighed.
+    On average: the others' log-sum-exp less the logarithm of their number, so that they weigh together what they weighed. At a
+    temperature above 1 they weigh too much, being alike: the more so the fewer logits are kept.
     """
     largest, classes = logits.float().topk(top, dim=1)
     others = logits.float().scatter(1, classes, float("-inf"))

@@ -29,6 +29,11 @@ def made_once(function: Callable[..., Result]) -> Callable[..., Result]:
     return made
 
 
+def options_for(device: torch.device) -> dict[str, Any]:
+    """Options with which a loop compiles that lets go of a step's results before the next: CUDA graphs on a GPU."""
+    return {"triton.cudagraphs": True} if device.type == "cuda" else {}
+
+
 class CompiledForOneShape(Generic[Result]):
     """A function of images and more, compiled for the shape of images that it first gets; others run as it is written.
 
@@ -54,5 +59,9 @@ class CompiledForOneShape(Generic[Result]):
 
             self._shape = images.shape
             with torch._inductor.config.patch(freezing=self.frozen):
-                return self._compiled(images, *more)
+                try:
+                    return self._compiled(images, *more)
+                except Exception:
+                    self.function(images, *more)  # where it fails as it is written, its own words are the clearer ones
+                    raise
         return (self._compiled if images.shape == self._shape else self.function)(images, *more)

@@ -236,7 +236,13 @@ class DistillConfig(Recipe):
     """How many views are drawn of endless augmentation, such as resized_crop, before they come round again."""
     cache_logits: int | None = Field(None, gt=0)
     """Keep only that many of the teacher's largest logits in the cache, and what the others weigh together: for many
-    classes. Default: all of them."""
+    classes. Temperatures above 1 then make too much of the others, being alike. Default: all of them."""
+
+    @model_validator(mode="after")
+    def _logits_of_a_cache(self) -> Self:
+        if self.cache_logits is not None and self.cache is None:
+            raise ValueError("cache_logits says what a cache keeps: name its folder with cache")
+        return self
 
     @field_validator("loss", mode="before")
     @classmethod

@@ -42,11 +42,11 @@ class FrozenTeacher:
         self.extractor.close()
         self.extractor = FeatureExtractor(self.module, stages, reductions, head)
 
-    def __call__(self, images: Tensor) -> Seen:
+    def __call__(self, images: Tensor, *, as_written: bool = False) -> Seen:
         if self.module.training:  # somebody put it there since
             self.module.eval()
         with torch.no_grad():
-            return (self.compiled or self.look)(images)
+            return self.look(images) if as_written or self.compiled is None else self.compiled(images)
 
     def look(self, images: Tensor) -> Seen:
         """What it shows for images, computed as it is written."""
@@ -105,8 +105,8 @@ class Distiller(nn.Module):
         super().__init__()
         terms = read_terms(losses)
         self.signals = signals_of(terms)
-        self._teacher_wanted = any(name.startswith("teacher") for name in self.signals)
-        if teacher is None and self._teacher_wanted:
+        self.needs_teacher = any(name.startswith("teacher") for name in self.signals)
+        if teacher is None and self.needs_teacher:
             raise InputError("these losses compare with a teacher and there is none: pass one, or use losses={'ce': 1}")
         self.student = student
         self.teacher = FrozenTeacher(teacher, teacher_transform, teacher_mapping) if teacher is not None else None
@@ -202,12 +202,12 @@ class Distiller(nn.Module):
             self._watch()
         assert self.teacher is not None, "without a teacher there are no answers to keep"
         extractor = self.teacher.extractor
-        if not self._teacher_wanted:
+        if not self.needs_teacher:
             raise InputError(
                 "no loss of this objective looks at the teacher: there is nothing to keep, leave out --cache"
             )
         check_cacheable(self.live_terms)
-        shown = self.teacher(images)
+        shown = self.teacher(images, as_written=True)
         cache = open_cache(fields_of(shown, extractor, self.signals, len(images), top_logits))
         classes = shown.output.shape[1] if isinstance(shown.output, Tensor) else 0
         self._cached = CachedTeacher(self.teacher, extractor, cache, classes, top_logits)
@@ -223,11 +223,11 @@ class Distiller(nn.Module):
         """What the teacher says to images, as its cache would keep it, but in full precision."""
         assert self.teacher is not None
         top = self._cached.top if self._cached is not None else None
-        return answers(self.teacher(images), self.teacher.extractor, len(images), top)
+        return answers(self.teacher(images, as_written=True), self.teacher.extractor, len(images), top)
 
     def teach(self, images: Tensor, indices: Tensor | None, view: int | None) -> Seen:
         """What the teacher shows, from the cache where there is one and the images are known by number."""
-        if self.teacher is None or not self._teacher_wanted:
+        if self.teacher is None or not self.needs_teacher:
             return Seen(None, {}, None)
         if self._cached is not None and indices is not None and view is not None:
             return self._cached(images, indices, view)
@@ -236,20 +236,23 @@ class Distiller(nn.Module):
     def compile(self, *_: Any, **options: Any) -> None:
         """Compile the teacher's forward, and the student's with all losses, by `torch.compile`, in place.
 
-        Each is compiled when it is first called, for images of that shape; batches of another shape, evaluation mode and
-        calls without gradients run as before. The teacher's weights become constants of its code, batch normalisation
+        Each is compiled when it is first called, for images of that shape: let that be a full batch. Batches of another shape,
+        evaluation mode and calls without gradients run as before. The teacher's weights become constants of its code, batch normalisation
         folded into convolutions where it follows them: after a change of its weights, compile again.
 
         Args:
             options: of the inductor backend, for example `max_autotune=True`; or `backend="eager"` and the like, for another.
 
-        Raises InputError for losses that look at gradients inside of the networks (Grad-CAM), which cannot be compiled.
+        Parameters that no loss reaches then get gradients of zeros rather than none.
+
+        Raises InputError for losses that look at gradients or at attention inside of the networks (Grad-CAM, class tokens),
+        which cannot be compiled.
         """
         if any(reduction is not None and reduction.source != "features" for reduction in self.losses.reductions):
             raise InputError(
                 "a loss looks at gradients or attention inside of the networks, which cannot be compiled: leave compilation out"
             )
-        if self.teacher is not None:
+        if self.teacher is not None and self.needs_teacher:
             self.teacher.compiled = CompiledForOneShape(self.teacher.look, frozen=True, **options)
         self._compiled = CompiledForOneShape(self._learn, **options)
 
@@ -278,7 +281,7 @@ class Distiller(nn.Module):
 
     def _look(self, images: Tensor) -> None:
         """Find out what the losses want to know of both models: paired stages, classification layers."""
-        if self.teacher is None or not self._teacher_wanted:
+        if self.teacher is None or not self.needs_teacher:
             return
         taught, shown = self.teacher.prepare(images[:1]), self._prepare(images[:1])
         if self.signals & set(FEATURES):

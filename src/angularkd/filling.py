@@ -49,9 +49,13 @@ def run_cache(action: str, config: DistillConfig, console: Console | None = None
 
 def _fill(job: Job, cache: TeacherCache, console: Console) -> dict[str, Any]:
     views = cache.about.views_count
-    seconds = cache.missing_rows / teacher_speed(job.distiller, next(job.batches.epoch(0)))
+    estimate = ""
+    if cache.missing_rows:
+        with job.fabric.autocast():
+            seconds = cache.missing_rows / teacher_speed(job.distiller, next(job.batches.epoch(0)))
+        estimate = f", about {duration(seconds)}"
     console.print(
-        f"{views} views of {cache.about.samples:,} images, {cache.size_bytes / 2**20:,.0f} MiB, about {duration(seconds)}",
+        f"{views} views of {cache.about.samples:,} images, {cache.size_bytes / 2**20:,.0f} MiB{estimate}",
         highlight=False,
     )
     compile_teacher(job, lambda line: console.print(line, soft_wrap=True, highlight=False))

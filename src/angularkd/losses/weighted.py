@@ -192,7 +192,7 @@ class WeightedLosses(nn.Module):
     def forward(self, signals: Signals) -> Terms:
         terms = {name: self.weights[name] * loss(*_inputs(name, loss, signals)) for name, loss in self.losses.items()}
         return {
-            name: term if self.schedules[name].constant else term * self.factors[i]
+            name: term if self.schedules[name].constant else term * self.factors[i].clone()
             for i, (name, term) in enumerate(terms.items())
         }
 

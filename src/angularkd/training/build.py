@@ -258,9 +258,10 @@ def _assemble(
         "lr": optimizer.defaults["lr"],
         "weight_decay": optimizer.defaults["weight_decay"],
     }
-    with mode((teacher or student).module, training=False):  # a forward in training would change statistics
-        predict = predictor(fabric, teacher or student)
-        at_once = largest_batch(predict, image_size, fabric.device, config.batch_size)
+    at_once = config.batch_size
+    if train is not None:
+        models = [model for model in (teacher, student) if model is not None]
+        at_once = min(_largest_batch(model, fabric, image_size, config.batch_size) for model in models)
     validation, test = data.batches("val", at_once), data.batches("test", at_once)
     return Job(
         config.model_copy(update=resolved),
@@ -294,6 +295,11 @@ def _open_teacher(config: DistillConfig | EvaluateConfig, spec: str, classes: tu
     if fitted != "all":
         check_trained(teacher)
     return with_classes(teacher, config.teacher_classes, classes) if fitted is None else teacher
+
+
+def _largest_batch(classifier: Classifier, fabric: Fabric, image_size: Size, at_least: int) -> int:
+    with mode(classifier.module, training=False):  # a forward in training would change statistics
+        return largest_batch(predictor(fabric, classifier), image_size, fabric.device, at_least)
 
 
 def _place(module: nn.Module, fabric: Fabric) -> None:

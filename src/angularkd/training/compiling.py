@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from angularkd.compiling import options_for
 from angularkd.models.classifier import Classifier
 from angularkd.modes import mode
 from angularkd.training.build import Job
@@ -33,7 +34,7 @@ def compile_step(job: Job, tell: Callable[[str], None]) -> bool:
     """
 
     def trial(batch: Batch) -> None:
-        if job.distiller.teacher is not None and (job.cache is None or job.cache.filled < 1):
+        if job.distiller.teacher is not None and job.cache is not None and job.cache.filled < 1:
             job.distiller.teacher(batch.images)
         job.distiller(batch.images, batch.labels, batch.indices, batch.view).total.backward()
 
@@ -54,7 +55,7 @@ def training_seconds(job: Job) -> float:
     """How long the run would take uncompiled, by its floating point operations and its steps."""
     images = _example(job)
     an_image = 3 * flops(job.student, images)  # backward takes twice what forward does
-    if job.teacher is not None and job.cache is None:
+    if job.teacher is not None and job.distiller.needs_teacher and job.cache is None:
         an_image += flops(job.teacher, images)
     steps = job.config.epochs * len(job.batches)
     return _seconds(job, steps, steps * job.batches.global_batch_size * an_image)
@@ -77,23 +78,26 @@ def flops(classifier: Classifier, images: torch.Tensor) -> int:
 def _compile(
     job: Job, seconds: Callable[[Job], float], trial: Callable[[Batch], None], tell: Callable[[str], None]
 ) -> bool:
-    wanted, device = job.config.compile, job.fabric.device.type
-    if wanted == "auto" and (device not in EAGER_FLOPS or seconds(job) < PAYS_FROM_SECONDS):
+    wanted = job.config.compile
+    if wanted == "never" or (wanted == "auto" and job.fabric.device.type not in EAGER_FLOPS):
         return False
-    if wanted == "never":
-        return False
-    tell("compiling, which takes a minute or two (--compile never leaves it out)")
-    started = time.perf_counter()
+    batch, started = next(job.batches.epoch(0)), time.perf_counter()
     try:
-        job.distiller.compile(**({"triton.cudagraphs": True} if device == "cuda" else {}))
-        logging.getLogger("torch.utils.cpp_extension").setLevel(
-            logging.ERROR
-        )  # says that there is no CUDA, to everybody
+        if wanted == "auto" and seconds(job) < PAYS_FROM_SECONDS:
+            return False
+        tell("compiling, which takes a minute or two (--compile never leaves it out)")
+        job.distiller.compile(**options_for(job.fabric.device))
+        if job.distiller.teacher is not None and job.cache is not None and job.config.precision != "32-true":
+            job.distiller.teacher.compiled = (
+                None  # compiled, it rounds otherwise, and a cache must hold one kind of answer
+            )
+        # it says that there is no CUDA to everybody who has a compiler for it
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         with untouched(job.distiller), job.fabric.autocast():
-            trial(next(job.batches.epoch(0)))
+            trial(batch)
     except Exception as error:  # whatever a compiler may say to somebody's model
         job.distiller.uncompile()
-        reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         tell(f"note: cannot compile, so all runs as it is ({type(error).__name__}: {reason[:200]})")
         return False
     tell(f"compiled in {duration(time.perf_counter() - started)}")

@@ -13,7 +13,7 @@ from angularkd.types import Batch
 
 Predict = Callable[[Tensor], Tensor]
 
-MEMORY_SHARE = 0.5
+MEMORY_SHARE = 0.25
 """Part of a GPU's free memory that an evaluation may take."""
 LARGEST_BATCH = 4096
 
