@@ -37,6 +37,7 @@ from typing import Any, Self
 
 from angularkd.data.sources import open_data
 from angularkd.errors import InputError
+from contenders.setting import parser_of
 from measuring import ratio, report, shown, surroundings, write
 from subset import write_first
 
@@ -183,12 +184,7 @@ def tell(line: str) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="a SPEC as angularkd takes it, of images of one size")
-    parser.add_argument("--teacher", default="cifar/wrn_16_3")
-    parser.add_argument("--student", default="cifar/wrn_16_1")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = parser_of(__doc__)
     parser.add_argument("--images", type=int, default=2560, help="an epoch's, the first of the training split")
     parser.add_argument("--rounds", type=int, default=7, help="epochs of each contender that count")
     parser.add_argument("--workers", type=int, default=2, help="processes of the rivals' data loaders")

@@ -4,7 +4,7 @@
 #     bash benchmarks/gpu.sh DATA [OUT] [PYTHON]      DATA: CIFAR-10 as angularkd takes it, for example cifar10:DIR
 #
 # Tests of the GPU; loss, step and epoch (with torchdistill where PYTHON has it); a teacher and an AMD student of 200
-# epochs each, compiled, with the live teacher, whose wall-clock is in timing.txt. About a quarter of an hour.
+# epochs each, compiled, with the live teacher, whose wall-clock is in timing.txt.
 set -uo pipefail
 data=${1:?DATA, for example cifar10:DIR}
 out=${2:-gpu-results}

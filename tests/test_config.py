@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from angularkd import InputError
 from angularkd.cli import parse
-from angularkd.config import DEFAULT_LOSSES, DistillConfig, TrainConfig, format_losses, parse_losses
+from angularkd.config import DEFAULT_LOSSES, DistillConfig, TrainConfig
+from angularkd.loss_texts import format_losses, parse_losses
 from angularkd.losses.weighted import LOSSES, read_terms
 
 REQUIRED = {"data": "digits", "teacher": "cifar/resnet20", "student": "cifar/resnet8"}

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from angularkd.errors import InputError, nearest
 from angularkd.types import Reduction, Source
 
-TINY = 1e-24
+LEAST_SQUARE = 1e-24
 """Least squared norm that is divided by, so that maps of zeros have a gradient."""
 
 
@@ -219,7 +219,7 @@ def match_sizes(
 
 def normalise(power_map: Float[Tensor, "batch height width"], eps: float) -> Float[Tensor, "batch height width"]:
     """The attention map Q = P / (||P||_F + eps), with the norm over height and width, so that 0 <= Q <= 1."""
-    norm = power_map.square().sum(dim=(1, 2), keepdim=True).clamp(min=TINY).sqrt()
+    norm = power_map.square().sum(dim=(1, 2), keepdim=True).clamp(min=LEAST_SQUARE).sqrt()
     return (power_map * (1 / (norm + eps))).clamp(max=1.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -97,7 +98,7 @@ def to_top(
     """
     largest, classes = logits.float().topk(top, dim=1)
     others = logits.float().scatter(1, classes, float("-inf"))
-    rest = others.logsumexp(dim=1, keepdim=True) - torch.tensor(float(logits.shape[1] - top)).log()
+    rest = others.logsumexp(dim=1, keepdim=True) - math.log(logits.shape[1] - top)
     return torch.cat([largest, rest], dim=1), classes
 
 

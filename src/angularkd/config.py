@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -14,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tyro.conf import Positional, UseAppendAction, arg
 
 from angularkd.errors import InputError, nearest
+from angularkd.loss_texts import format_losses, parse_losses
 
 DEFAULT_LOSSES = {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4.0}, "amd": 5000.0}
 """The objective of `distill` when none is given. The weights of ce and kd and the temperature are the field's usual ones; that of
@@ -223,12 +222,6 @@ class DistillConfig(Recipe):
     pairs: str | None = None
     """Which stages teach which, as 'TEACHER_MODULE:STUDENT_MODULE,...'. Default: matched by stride from the deep end."""
 
-    @model_validator(mode="after")
-    def _one_way_to_the_classes(self) -> Self:
-        if self.teacher_train is not None and self.teacher_classes is not None:
-            raise ValueError("teacher_train fits the teacher to the data's classes: leave out teacher_classes")
-        return self
-
     cache: str | None = None
     """Folder of teacher caches: the teacher's answers are kept there, and it runs only for images that it has not seen in
     that view. Default: it runs in every step."""
@@ -237,6 +230,12 @@ class DistillConfig(Recipe):
     cache_logits: int | None = Field(None, gt=0)
     """Keep only that many of the teacher's largest logits in the cache, and what the others weigh together: for many
     classes. Temperatures above 1 then make too much of the others, being alike. Default: all of them."""
+
+    @model_validator(mode="after")
+    def _one_way_to_the_classes(self) -> Self:
+        if self.teacher_train is not None and self.teacher_classes is not None:
+            raise ValueError("teacher_train fits the teacher to the data's classes: leave out teacher_classes")
+        return self
 
     @model_validator(mode="after")
     def _logits_of_a_cache(self) -> Self:
@@ -343,52 +342,6 @@ def _at_least_a_pixel(size: int | tuple[int, int] | None) -> int | tuple[int, in
     if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
         raise ValueError("must be at least 1 pixel")
     return size
-
-
-def parse_losses(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
-    """From texts NAME=WEIGHT,OPTION=VALUE,... to the mapping from a name to a weight, or to a weight with options.
-
-    Values are YAML: 2, true, cosine, [4, 2, 1].
-    """
-    losses: dict[str, Any] = {}
-    for text in texts:
-        head, *rest = re.split(r",(?![^\[]*\])", text)
-        name, _, weight = head.partition("=")
-        if not weight or not all("=" in option for option in rest):
-            raise InputError(
-                f"a loss is written NAME=WEIGHT or NAME=WEIGHT,OPTION=VALUE, for example kd=0.9,temperature=4, not '{text}'"
-            )
-        if name in losses:
-            raise InputError(f"the loss '{name}' is given twice: give it one weight")
-        options = {key: _read_value(value) for key, _, value in (option.partition("=") for option in rest)}
-        losses[name] = {"weight": _read_value(weight), **options} if options else _read_value(weight)
-    return losses
-
-
-def format_losses(losses: Mapping[str, Any]) -> tuple[str, ...]:
-    """The inverse of `parse_losses`."""
-    texts = []
-    for name, value in losses.items():
-        options = dict(value) if isinstance(value, Mapping) else {"weight": value}
-        weight = options.pop("weight", None)
-        if weight is None:
-            raise InputError(f"loss '{name}' has no weight: write {name}: {{weight: 1, ...}}")
-        values = {name: weight, **options}
-        texts.append(",".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()))
-    return tuple(texts)
-
-
-def _read_value(text: str) -> Any:
-    """A number as Python reads it (1e4 too, which YAML takes for a word), else what YAML makes of it."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
 
 
 def describe(error: ValidationError) -> str:

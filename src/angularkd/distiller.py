@@ -233,7 +233,7 @@ class Distiller(nn.Module):
             return self._cached(images, indices, view)
         return self.teacher(images)
 
-    def compile(self, *_: Any, **options: Any) -> None:
+    def compile(self, *_: Any, teacher: bool = True, **options: Any) -> None:
         """Compile the teacher's forward, and the student's with all losses, by `torch.compile`, in place.
 
         Each is compiled when it is first called, for images of that shape: let that be a full batch. Batches of another shape,
@@ -241,6 +241,7 @@ class Distiller(nn.Module):
         folded into convolutions where it follows them: after a change of its weights, compile again.
 
         Args:
+            teacher: whether its forward is compiled too.
             options: of the inductor backend, for example `max_autotune=True`; or `backend="eager"` and the like, for another.
 
         Parameters that no loss reaches then get gradients of zeros rather than none.
@@ -252,7 +253,7 @@ class Distiller(nn.Module):
             raise InputError(
                 "a loss looks at gradients or attention inside of the networks, which cannot be compiled: leave compilation out"
             )
-        if self.teacher is not None and self.needs_teacher:
+        if self.teacher is not None and self.needs_teacher and teacher:
             self.teacher.compiled = CompiledForOneShape(self.teacher.look, frozen=True, **options)
         self._compiled = CompiledForOneShape(self._learn, **options)
 

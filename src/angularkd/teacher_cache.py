@@ -114,12 +114,12 @@ class TeacherCache:
     @property
     def filled(self) -> float:
         """The share of rows that hold all wanted fields."""
-        return float(self._held(slice(None)).mean()) if self._there else 0.0
+        return 1 - self.missing_rows / self.rows
 
     @property
     def missing_rows(self) -> int:
         """Answers that a full cache has and this one has not."""
-        return round(self.rows * (1 - self.filled))
+        return self.rows - int(self._held(slice(None)).sum()) if self._there else self.rows
 
     def missing(self, view: int, indices: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
         """Which samples of a batch are not there yet."""

@@ -13,7 +13,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.attention import TINY, match_sizes, mechanism, normalise, to_map
+from angularkd.attention import LEAST_SQUARE, match_sizes, mechanism, normalise, to_map
 from angularkd.errors import InputError, StageError, nearest
 
 Map = Float[Tensor, "batch height width"]
@@ -196,8 +196,7 @@ def cosine_with_margin(
     additive margin; there the value is continued linearly with that slope. With an additive margin it diverges,
     and the last representable step before cosine = 1 is held constant instead.
 
-    series: of `cosine_series`, taken instead in compiled code, where a polynomial is one short run through a register and
-    two trigonometric functions with their gradients are most of the loss.
+    series: of `cosine_series`, taken instead in compiled code, where a polynomial is cheaper than two trigonometric functions.
     """
     if series is not None and torch.compiler.is_compiling():
         return polynomial(2 * cosine - 1, series[cosine.dtype])
@@ -224,7 +223,7 @@ def cosine_series(margin: float, additive_margin: float = 0.0) -> Series | None:
 
 
 class LogSigmoid(torch.autograd.Function):
-    """log(1 / (1 + exp(-x))) for compiled code, in a third of the time that its own takes there.
+    """log(1 / (1 + exp(-x))) for compiled code, where it is cheaper than PyTorch's own.
 
     Beyond |x| = 60 exp(-|x|) is left where it is: it adds nothing to float64, and below 1e-38 processors compute float32
     with numbers that are slow. For z = exp(-|x|) between 0 and 1, log(1 + z) / z is a polynomial.
@@ -284,7 +283,7 @@ def patches(maps: Map, grid: int) -> Iterator[Map]:
 
 
 def _unit(maps: Map) -> Map:
-    return maps * maps.square().sum(dim=(1, 2), keepdim=True).clamp(min=TINY).rsqrt()
+    return maps * maps.square().sum(dim=(1, 2), keepdim=True).clamp(min=LEAST_SQUARE).rsqrt()
 
 
 def _margins(name: str, additive_margin: float, cosine_margin: float) -> tuple[float, float, float]:

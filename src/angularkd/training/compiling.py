@@ -48,7 +48,7 @@ def compile_teacher(job: Job, tell: Callable[[str], None]) -> bool:
         assert job.distiller.teacher is not None
         job.distiller.teacher(batch.images)
 
-    return _compile(job, filling_seconds, trial, tell)
+    return _teacher_may_be(job) and _compile(job, filling_seconds, trial, tell)
 
 
 def training_seconds(job: Job) -> float:
@@ -78,30 +78,42 @@ def flops(classifier: Classifier, images: torch.Tensor) -> int:
 def _compile(
     job: Job, seconds: Callable[[Job], float], trial: Callable[[Batch], None], tell: Callable[[str], None]
 ) -> bool:
-    wanted = job.config.compile
-    if wanted == "never" or (wanted == "auto" and job.fabric.device.type not in EAGER_FLOPS):
-        return False
-    batch, started = next(job.batches.epoch(0)), time.perf_counter()
     try:
-        if wanted == "auto" and seconds(job) < PAYS_FROM_SECONDS:
+        if not _pays(job, seconds):
             return False
-        tell("compiling, which takes a minute or two (--compile never leaves it out)")
-        job.distiller.compile(**options_for(job.fabric.device))
-        if job.distiller.teacher is not None and job.cache is not None and job.config.precision != "32-true":
-            job.distiller.teacher.compiled = (
-                None  # compiled, it rounds otherwise, and a cache must hold one kind of answer
-            )
-        # it says that there is no CUDA to everybody who has a compiler for it
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    except Exception as error:  # somebody's model need not bear having its operations counted
+        tell(_cannot(error))
+        return False
+    tell("compiling, which takes a minute or two (--compile never leaves it out)")
+    batch, started = next(job.batches.epoch(0)), time.perf_counter()
+    # it says that there is no CUDA to everybody who has a compiler for it
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    try:
+        job.distiller.compile(teacher=_teacher_may_be(job), **options_for(job.fabric.device))
         with untouched(job.distiller), job.fabric.autocast():
             trial(batch)
     except Exception as error:  # whatever a compiler may say to somebody's model
         job.distiller.uncompile()
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
-        tell(f"note: cannot compile, so all runs as it is ({type(error).__name__}: {reason[:200]})")
+        tell(_cannot(error))
         return False
     tell(f"compiled in {duration(time.perf_counter() - started)}")
     return True
+
+
+def _pays(job: Job, seconds: Callable[[Job], float]) -> bool:
+    if job.config.compile != "auto":
+        return job.config.compile == "always"
+    return job.fabric.device.type in EAGER_FLOPS and seconds(job) >= PAYS_FROM_SECONDS
+
+
+def _teacher_may_be(job: Job) -> bool:
+    """Not where a cache is filled in half precision: compiled it rounds otherwise, and a cache must hold one kind of answer."""
+    return job.cache is None or job.config.precision == "32-true"
+
+
+def _cannot(error: Exception) -> str:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+    return f"note: cannot compile, so all runs as it is ({type(error).__name__}: {reason[:200]})"
 
 
 def _seconds(job: Job, steps: float, operations: float) -> float:

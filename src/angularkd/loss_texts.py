@@ -1,0 +1,58 @@
+"""An objective as text, NAME=WEIGHT,OPTION=VALUE,... for each loss, as the command line and config.yaml have it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from angularkd.errors import InputError
+
+
+def parse_losses(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
+    """From texts NAME=WEIGHT,OPTION=VALUE,... to the mapping from a name to a weight, or to a weight with options.
+
+    Values are YAML: 2, true, cosine, [4, 2, 1].
+    """
+    losses: dict[str, Any] = {}
+    for text in texts:
+        head, *rest = re.split(r",(?![^\[]*\])", text)
+        name, _, weight = head.partition("=")
+        if not weight or not all("=" in option for option in rest):
+            raise InputError(
+                f"a loss is written NAME=WEIGHT or NAME=WEIGHT,OPTION=VALUE, for example kd=0.9,temperature=4, not '{text}'"
+            )
+        if name in losses:
+            raise InputError(f"the loss '{name}' is given twice: give it one weight")
+        options = {key: _read_value(value) for key, _, value in (option.partition("=") for option in rest)}
+        losses[name] = {"weight": _read_value(weight), **options} if options else _read_value(weight)
+    return losses
+
+
+def format_losses(losses: Mapping[str, Any]) -> tuple[str, ...]:
+    """The inverse of `parse_losses`."""
+    texts = []
+    for name, value in losses.items():
+        options = dict(value) if isinstance(value, Mapping) else {"weight": value}
+        weight = options.pop("weight", None)
+        if weight is None:
+            raise InputError(f"loss '{name}' has no weight: write {name}: {{weight: 1, ...}}")
+        values = {name: weight, **options}
+        texts.append(",".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()))
+    return tuple(texts)
+
+
+def _read_value(text: str) -> Any:
+    """A number as Python reads it (1e4 too, which YAML takes for a word), else what YAML makes of it."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
