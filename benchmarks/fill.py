@@ -1,6 +1,6 @@
 """How fast a teacher's cache fills, beside the teacher's own forward, and what the cache of a whole data set takes.
 
-    python benchmarks/fill.py DATA [--teacher cifar/wrn_16_3] [--student cifar/wrn_16_1] [--compile] [--rounds 13]
+    python benchmarks/fill.py --data DATA [--teacher cifar/wrn_16_3] [--student cifar/wrn_16_1] [--compile] [--rounds 13]
 
 DATA is opened as angularkd does; its first --images are flipped and shown to the teacher, whose weights are random. Filling
 is what `angularkd cache fill` does, loading and writing included; the forward is the bare network on one batch, compiled

@@ -35,6 +35,7 @@ from angularkd.data.views import Views
 from angularkd.models.sources import open_classifier
 from angularkd.pairing import pair_models
 from angularkd.teacher_cache import About, TeacherCache
+from angularkd.training.memory import keep_freed_memory
 from measuring import in_rounds, ratio, report, shown, surroundings, write
 
 BASE = {"image_size": 32, "batch_size": 64, "stages": 3, "teacher": "cifar/wrn_16_3"}
@@ -53,6 +54,7 @@ STEPS = 5
 
 def main() -> None:
     options = parse()
+    keep_freed_memory()
     results: dict[str, Any] = {}
     for what, values in VARIED.items():
         if what in options.only:
@@ -151,6 +153,7 @@ def distributed(processes: int, options: argparse.Namespace) -> float:
 
 
 def one_process(rank: int, processes: int, meeting: str, told: Any) -> None:
+    keep_freed_memory()
     torch.set_num_threads(max(1, cores() // processes))
     init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
     images, labels = batch_of(BASE["batch_size"], BASE["image_size"])

@@ -10,7 +10,8 @@ Contenders, each a whole optimiser step on the same batch (SGD with momentum):
     cached         the same with the teacher's answers read from a cache on disk
     plain loop     the same as live, in plain eager PyTorch with AMD as its authors wrote it down
 
-All but the plain loop are compiled unless --eager is given. Seconds are medians over rounds that run each contender
+All but the plain loop are compiled unless --eager is given. All, the plain loop too, run with memory kept as the engine
+keeps it on the CPU (`keep_freed_memory`). Seconds are medians over rounds that run each contender
 once; ratios are taken round by round.
 """
 
@@ -32,6 +33,7 @@ from angularkd.features import FeatureExtractor
 from angularkd.models.sources import open_classifier
 from angularkd.stages import find_stages
 from angularkd.teacher_cache import About, TeacherCache
+from angularkd.training.memory import keep_freed_memory
 from contenders.eager_amd import published
 from measuring import in_rounds, ratio, report, shown, surroundings, write
 
@@ -41,6 +43,8 @@ LAYOUT = torch.channels_last
 
 def main() -> None:
     options = parse()
+    if options.device == "cpu":
+        keep_freed_memory()
     torch.manual_seed(0)
     teacher, student = (model(spec, options) for spec in (options.teacher, options.student))
     images = torch.rand(options.batch_size, 3, options.image_size, options.image_size, device=options.device)

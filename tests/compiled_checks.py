@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+import angularkd
 from angularkd import Distiller, InputError
+from angularkd.config import DistillConfig
+from angularkd.filling import run_cache
 from angularkd.losses.angular import AMDLoss
 from angularkd.losses.weighted import LOSSES
 from angularkd.models.classifier import Preprocessing
+from angularkd.training.progress import Progressor
 
 
 class Small(nn.Module):
@@ -110,6 +118,50 @@ def compiled_amd_is_the_eager_one() -> None:
                 gradients.append((value.detach(), leaf.grad))
             torch.testing.assert_close(gradients[1][0], gradients[0][0], rtol=tolerance, atol=0)
             assert (gradients[1][1] - gradients[0][1]).norm() <= tolerance * gradients[0][1].norm(), (dtype, options)
+
+
+def half_precision_is_compiled() -> None:
+    losses = {"ce": 1.0, "kd": 0.9, "amd": 100.0}
+    eager, compiled = small_distiller(losses), small_distiller(losses)
+    compiled.compile(backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        (expected, expected_gradient), (total, gradient) = map(total_and_gradient, (eager, compiled))
+    assert counters["frames"]["total"] > 0 and total.dtype == torch.float32
+    torch.testing.assert_close(total, expected, rtol=1e-2, atol=0)
+    assert (gradient - expected_gradient).norm() < 0.1 * expected_gradient.norm()
+
+
+def a_compiled_run_with_a_cache_goes_on_where_it_stopped() -> None:
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        base = {"data": "digits", "image_size": 8, "batch_size": 64, "augment": ("flip",), "device": "cpu"}
+        teacher = angularkd.train(**base, model="cifar/resnet8", epochs=2, out=folder / "teacher").folder
+        recipe = {**base, "teacher": teacher, "student": "cifar/resnet8", "epochs": 2, "loss": {"kd": 1.0, "amd": 50.0}}
+        recipe = {**recipe, "cache": folder / "cache", "compile": "always"}
+        made = run_cache("fill", DistillConfig.from_options(**recipe))
+        assert made["filled"] == 1 and counters["stats"]["unique_graphs"] == 1, "the teacher is compiled"
+        assert max(run_cache("verify", DistillConfig.from_options(**recipe))["off_by"].values()) < 2e-3
+        eager, whole = (
+            angularkd.distill(**{**recipe, "compile": compile_}, out=folder / compile_)
+            for compile_ in ("never", "always")
+        )
+        assert [run.results["compiled"] for run in (eager, whole)] == [False, True]
+        stops = pytest.MonkeyPatch()
+        stops.setattr(Progressor, "epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            angularkd.distill(**recipe, out=folder / "stopped")
+        stops.undo()
+        resumed = angularkd.distill(**recipe, out=folder / "stopped", resume=True)
+        states = [load_file(run.folder / "student.safetensors") for run in (whole, resumed)]
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+        losses = [
+            json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0])["loss"] for run in (eager, whole)
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def what_cannot_be_compiled_is_told() -> None:

@@ -25,6 +25,8 @@ from angularkd.training.build import build_distillation
         compiled_checks.every_loss_is_compiled_whole,
         compiled_checks.inductor_computes_the_same,
         compiled_checks.compiled_amd_is_the_eager_one,
+        compiled_checks.half_precision_is_compiled,
+        compiled_checks.a_compiled_run_with_a_cache_goes_on_where_it_stopped,
         compiled_checks.what_cannot_be_compiled_is_told,
     ],
     ids=lambda check: check.__name__,

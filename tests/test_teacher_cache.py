@@ -8,13 +8,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import angularkd
 from angularkd import Distiller, InputError
-from angularkd.cached_teacher import from_top, to_top
+from angularkd.cached_teacher import from_top, in_order_of, to_top
 from angularkd.cli import main
 from angularkd.models import cifar
 from angularkd.teacher_cache import About, Field, TeacherCache
@@ -240,6 +241,31 @@ def test_the_cache_command_fills_verifies_and_describes(teacher, tmp_path, capsy
     with pytest.raises(SystemExit):
         main(["cache", "verify", *flags])
     assert "does not hold what the teacher says: logits is off by" in capsys.readouterr().err
+
+
+def test_top_logits_are_verified_with_their_classes(teacher, tmp_path, capsys) -> None:
+    flags = ["digits", "--teacher", teacher, "--student", "cifar/resnet8", "--image-size", "8", "--augment", "flip"]
+    flags += ["--loss", "kd=1", "--cache", str(tmp_path / "cache"), "--cache-logits", "3"]
+    main(["distill", *flags, "--epochs", "1", "--out", str(tmp_path / "run")])
+    main(["cache", "fill", *flags])
+    capsys.readouterr()
+    main(["cache", "verify", *flags])
+    printed = capsys.readouterr().out
+    assert "top logits: off by" in printed and "top classes" in printed and "100.0% of" in printed
+    classes = next((tmp_path / "cache").glob("*/top-classes*.i32"))
+    others = np.fromfile(classes, np.int32)
+    ((others + 1) % 10).astype(np.int32).tofile(classes)
+    with pytest.raises(SystemExit):
+        main(["cache", "verify", *flags])
+    assert "does not hold what the teacher says: top logits is off by" in capsys.readouterr().err
+
+
+def test_classes_that_tie_may_change_places() -> None:
+    values = torch.tensor([[5.0, 3.001, 3.0, -2.0]])
+    classes, swapped, other = torch.tensor([[7, 1, 4]]), torch.tensor([[7, 4, 1]]), torch.tensor([[7, 1, 9]])
+    assert torch.equal(in_order_of(classes, values, classes), values)
+    assert torch.equal(in_order_of(swapped, values, classes), torch.tensor([[5.0, 3.0, 3.001, -2.0]]))
+    assert torch.equal(in_order_of(other, values, classes), values)  # 9 may have just missed the third place
 
 
 @pytest.mark.parametrize(

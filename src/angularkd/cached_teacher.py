@@ -109,6 +109,15 @@ def from_top(
     return values[:, -1:].repeat(1, classes).scatter_(1, top_classes, values[:, :-1])
 
 
+def in_order_of(
+    order: Int[Tensor, "batch top"], values: Float[Tensor, "batch top_and_rest"], top_classes: Int[Tensor, "batch top"]
+) -> Float[Tensor, "batch top_and_rest"]:
+    """Top logits in another order of classes; of a class that is not among the largest, what it can be at most."""
+    least = torch.cat([values[:, :-1], values[:, -2:-1]], dim=1)
+    classes = int(torch.maximum(order.max(), top_classes.max())) + 1
+    return torch.cat([from_top(least, top_classes, classes).gather(1, order), values[:, -1:]], dim=1)
+
+
 def fields_of(
     seen: Seen, extractor: FeatureExtractor, signals: Iterable[str], count: int, top: int | None = None
 ) -> tuple[Field, ...]:

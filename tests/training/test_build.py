@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.optim import SGD, AdamW
 
 from angularkd import InputError
 from angularkd.config import TrainConfig
+from angularkd.data.sources import open_data
+from angularkd.models.sources import open_classifier
+from angularkd.models.weights import save_weights
+from angularkd.training import build_data
 from angularkd.training.build import build_training
 
 BASE = {"data": "digits", "model": "cifar/resnet8", "image_size": 8, "batch_size": 100, "epochs": 5, "device": "cpu"}
@@ -81,3 +87,18 @@ def test_a_device_that_is_not_there_is_named() -> None:
         pytest.skip("there is one")
     with pytest.raises(InputError, match="no CUDA device"):
         build(device="cuda")
+
+
+@pytest.mark.parametrize(("size", "opened"), [((16, 16), 1), ((8, 8), 2)])
+def test_data_are_opened_anew_only_for_another_size_than_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], opened: int
+) -> None:
+    weights = tmp_path / "model.safetensors"
+    trained = {"model": "cifar/resnet8", "classes": list(map(str, range(10))), "image_size": list(size)}
+    save_weights(weights, open_classifier("cifar/resnet8", 10).module, {**trained, "mean": [0.5] * 3, "std": [0.5] * 3})
+    calls = []
+    monkeypatch.setattr(
+        build_data, "open_data", lambda *args, **options: calls.append(1) or open_data(*args, **options)
+    )
+    job = build_training(TrainConfig.from_options(data="digits", model="cifar/resnet8", weights=weights, device="cpu"))
+    assert (job.views.image_size, len(calls)) == (size, opened)

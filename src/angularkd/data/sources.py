@@ -159,7 +159,7 @@ def _open_cifar(name: str, argument: str) -> Source:
             train = kind(folder, train=True)
         test = kind(folder, train=False)
     splits = {
-        split: whole(ArrayStore(f"{name} {split}", np.ascontiguousarray(part.data)), part.targets)
+        split: whole(ArrayStore(f"{name} {split}", part.data), part.targets)
         for split, part in (("train", train), ("test", test))
     }
     return Source(name, tuple(train.classes), splits)

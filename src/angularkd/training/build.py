@@ -27,6 +27,7 @@ from angularkd.training.build_data import Data, as_size, mixed, noted, open_data
 from angularkd.training.caching import open_cache
 from angularkd.training.ema import AveragedStudent
 from angularkd.training.evaluate import Predict, largest_batch
+from angularkd.training.memory import keep_freed_memory
 from angularkd.training.models import (
     check_class_order,
     check_student,
@@ -329,4 +330,7 @@ def _fabric(config: DataOptions) -> Fabric:
         raise InputError("--precision 16-mixed needs a GPU: use bf16-mixed or 32-true on the CPU")
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise InputError("this machine has no Apple GPU that PyTorch can use: leave --device at auto, or use cpu")
-    return Fabric(accelerator=config.device, devices=1, precision=config.precision)
+    fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+    return fabric

@@ -14,7 +14,7 @@ from angularkd.data.mixing import MixedBatches, Mixing
 from angularkd.data.resident import ResidentImages, channel_stats, load_resident
 from angularkd.data.screening import SPLITS, without_bad_images
 from angularkd.data.sources import DataSet, open_data
-from angularkd.data.splits import Split, readable_sizes
+from angularkd.data.splits import Split, readable_size, readable_sizes
 from angularkd.data.streaming import StreamingLoader, evaluation_stream, fits_memory, sampled_channel_stats
 from angularkd.data.views import Views
 from angularkd.models.classifier import Classifier
@@ -91,7 +91,7 @@ def sized(
     size = as_size(config.image_size) or model.image_size or (teacher.image_size if teacher is not None else None)
     if size is None and not all(_alike(split) for split in (dataset.train, dataset.val, dataset.test)):
         size = CIFAR_SIZE if model.spec.startswith("cifar/") else PHOTOGRAPH_SIZE
-    if size is not None and config.image_size is None:
+    if size is not None and config.image_size is None and size != readable_size(dataset.train):
         dataset = open_dataset(config, size)
     if config.on_bad_image == "skip":
         dataset = without_bad_images(dataset, looked_at)

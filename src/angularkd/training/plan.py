@@ -22,8 +22,8 @@ LOOKED_AT = 1000
 """Validation images at most that the plan shows to the teacher: enough to see that it is the right one."""
 OVERWEIGHT = 0.95
 """Share of the first gradient from which on a loss is told to be overweight."""
-TIMED_STEPS = 2
-"""Calls that are timed for the expected speed, after a first; the faster counts."""
+TIMED_CALLS = 2
+"""For the expected speed; the faster counts, since the first may have to warm up."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,13 @@ def teacher_speed(distiller: Distiller, batch: Batch) -> float:
 
 
 def seconds_of(call: Callable[[], None]) -> float:
-    """The fastest of a few calls after a first."""
+    """The fastest of a few calls."""
     seconds = []
-    for _ in range(TIMED_STEPS + 1):
+    for _ in range(TIMED_CALLS):
         started = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
+    return min(seconds)
 
 
 def expected_seconds(images: float, speed: float, teachers_speed: float, to_fill: float | None) -> float:
