@@ -36,7 +36,7 @@ from angularkd.models.sources import open_classifier
 from angularkd.pairing import pair_models
 from angularkd.teacher_cache import About, TeacherCache
 from angularkd.training.memory import keep_freed_memory
-from measuring import in_rounds, ratio, report, shown, surroundings, write
+from measuring import in_rounds, ratio, report, surroundings, write
 
 BASE = {"image_size": 32, "batch_size": 64, "stages": 3, "teacher": "cifar/wrn_16_3"}
 VARIED: dict[str, tuple[Any, ...]] = {
@@ -60,7 +60,11 @@ def main() -> None:
         if what in options.only:
             results[what] = {str(value): step_costs({**BASE, what: value}, options) for value in values}
             rows = [
-                (value, *(f"{one:.1f}" for one in cost["milliseconds"].values()), shown(cost["cached_over_alone"]))
+                (
+                    value,
+                    *(f"{one:.1f}" for one in cost["milliseconds"].values()),
+                    f"{cost['cached_over_alone']['median']:.2f}",
+                )
                 for value, cost in results[what].items()
             ]
             report(f"ms a step by {what}", (what, "student alone", "live", "cached", "cached / alone"), rows)

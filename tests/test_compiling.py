@@ -102,6 +102,20 @@ def test_long_runs_are_compiled_and_short_ones_are_not(teacher, monkeypatch) -> 
         assert bool(told) == expected
 
 
+@pytest.mark.parametrize(
+    ("precision", "cached", "compiled"),
+    [("32-true", True, True), ("bf16-mixed", False, True), ("bf16-mixed", True, False)],
+)
+def test_a_cache_holds_answers_of_one_rounding(teacher, tmp_path, monkeypatch, precision, cached, compiled) -> None:
+    """In half precision a compiled teacher rounds otherwise than the one that another run has as it is written."""
+    asked: list[bool] = []
+    monkeypatch.setattr(Distiller, "compile", lambda self, teacher, **_: asked.append(teacher))
+    folder = {"cache": str(tmp_path)} if cached else {}
+    built = job(teacher, epochs=1, compile="always", precision=precision, **folder)
+    assert compiling.compile_step(built, lambda _: None) and asked == [compiled]
+    assert compiling.compile_teacher(built, lambda _: None) == compiled
+
+
 def test_the_student_s_arithmetic_is_counted_three_times_and_a_cached_teacher_s_not(teacher, tmp_path) -> None:
     live, cached = job(teacher, epochs=1), job(teacher, epochs=1, cache=str(tmp_path))
     assert compiling.training_seconds(live) == pytest.approx(4 / 3 * compiling.training_seconds(cached))

@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "training": {
         "compiling",
         "teacher_cache",
+        "cached_teacher",
         "class_mapping",
         "config",
         "data",

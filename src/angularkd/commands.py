@@ -18,7 +18,14 @@ from angularkd.files import check_file_writable, check_writable, write_json, wri
 from angularkd.models.sources import STUDENT_FILE, offers_weights
 from angularkd.models.weights import fingerprint, save_weights
 from angularkd.show import show_metrics, show_plan
-from angularkd.training.build import Job, build_distillation, build_evaluation, build_training, predictor
+from angularkd.training.build import (
+    Job,
+    build_distillation,
+    build_evaluation,
+    build_training,
+    images_at_once,
+    predictor,
+)
 from angularkd.training.checkpoint import Checkpointer, TrainingState
 from angularkd.training.compiling import compile_step
 from angularkd.training.evaluate import evaluate as measure
@@ -92,7 +99,8 @@ def run_evaluation(config: EvaluateConfig, console: Console | None = None) -> di
     if config.json_file is not None:
         check_file_writable(Path(config.json_file), "--json-file")
     fabric, data, model, teacher = build_evaluation(config)
-    batches = data.batches(config.split, config.batch_size)
+    at_once = images_at_once(fabric, data, config.split, config.batch_size, model, teacher)
+    batches = data.batches(config.split, at_once)
     predict_teacher = predictor(fabric, teacher) if teacher is not None else None
     classes = len(data.dataset.classes)
     started = time.perf_counter()

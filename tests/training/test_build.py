@@ -13,6 +13,7 @@ from angularkd.config import TrainConfig
 from angularkd.data.sources import open_data
 from angularkd.models.sources import open_classifier
 from angularkd.models.weights import save_weights
+from angularkd.training import build as training_build
 from angularkd.training import build_data
 from angularkd.training.build import build_training
 
@@ -102,3 +103,15 @@ def test_data_are_opened_anew_only_for_another_size_than_theirs(
     )
     job = build_training(TrainConfig.from_options(data="digits", model="cifar/resnet8", weights=weights, device="cpu"))
     assert (job.views.image_size, len(calls)) == (size, opened)
+
+
+def test_evaluation_takes_what_a_gpu_has_room_for_unless_workers_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        training_build, "largest_batch", lambda predict, size, device, least: asked.append(least) or 120
+    )
+    job = build()
+    assert [len(batch.labels) for batch in job.validation.epoch(0)][:-1] == [120] * (len(job.validation) - 1)
+    assert asked == [100] and len(next(job.batches.epoch(0)).labels) == 100
+    decoding = build(loader="workers", workers=0)
+    assert len(next(decoding.validation.epoch(0)).labels) == 100 and asked == [100]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from angularkd.training.plan import expected_seconds, overweight
+from angularkd.training.plan import overweight, seconds_with_cache
 
 
 def test_a_loss_that_leaves_nothing_to_the_others_is_told_with_a_weight_that_does() -> None:
@@ -19,8 +19,7 @@ def test_a_loss_of_its_own_or_beside_equals_is_left_alone() -> None:
 
 def test_with_a_cache_the_teacher_is_expected_for_what_is_missing_alone() -> None:
     live, teacher = 100.0, 200.0  # images a second: the student alone takes 1/100 - 1/200 of a second
-    assert expected_seconds(1000, live, teacher, None) == pytest.approx(10)
-    assert expected_seconds(1000, live, teacher, 0) == pytest.approx(5)
-    assert expected_seconds(1000, live, teacher, 400) == pytest.approx(5 + 2)
-    assert expected_seconds(1000, live, teacher, 9999) == pytest.approx(10), "more than there are images to train on"
-    assert expected_seconds(1000, live, 90.0, 0) == pytest.approx(1), "noise must not make it free"
+    assert seconds_with_cache(1000, live, teacher, 0) == pytest.approx(5)
+    assert seconds_with_cache(1000, live, teacher, 400) == pytest.approx(5 + 2)
+    assert seconds_with_cache(1000, live, teacher, 9999) == pytest.approx(10), "more than there are images to train on"
+    assert seconds_with_cache(1000, live, 90.0, 0) == pytest.approx(1), "noise must not make it free"

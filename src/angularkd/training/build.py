@@ -259,10 +259,7 @@ def _assemble(
         "lr": optimizer.defaults["lr"],
         "weight_decay": optimizer.defaults["weight_decay"],
     }
-    at_once = config.batch_size
-    if train is not None:
-        models = [model for model in (teacher, student) if model is not None]
-        at_once = min(_largest_batch(model, fabric, image_size, config.batch_size) for model in models)
+    at_once = images_at_once(fabric, data, "val", config.batch_size, student, teacher)
     validation, test = data.batches("val", at_once), data.batches("test", at_once)
     return Job(
         config.model_copy(update=resolved),
@@ -298,9 +295,15 @@ def _open_teacher(config: DistillConfig | EvaluateConfig, spec: str, classes: tu
     return with_classes(teacher, config.teacher_classes, classes) if fitted is None else teacher
 
 
-def _largest_batch(classifier: Classifier, fabric: Fabric, image_size: Size, at_least: int) -> int:
-    with mode(classifier.module, training=False):  # a forward in training would change statistics
-        return largest_batch(predictor(fabric, classifier), image_size, fabric.device, at_least)
+def images_at_once(fabric: Fabric, data: Data, split: str, batch_size: int, *models: Classifier | None) -> int:
+    """Images of a split to evaluate at once: `batch_size`, or what a GPU has room for where they are in memory."""
+    if not data.in_memory(split):
+        return batch_size
+    sizes = []
+    for model in (model for model in models if model is not None):
+        with mode(model.module, training=False):  # a forward in training would change statistics
+            sizes.append(largest_batch(predictor(fabric, model), data.size_of(split), fabric.device, batch_size))
+    return min(sizes)
 
 
 def _place(module: nn.Module, fabric: Fabric) -> None:

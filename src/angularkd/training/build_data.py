@@ -34,12 +34,14 @@ class Data:
     loader: str = "auto"
     workers: int | None = None
 
+    def in_memory(self, split: str) -> bool:
+        """Whether a split is to be decoded into memory, rather than by workers as it is needed."""
+        images, size = getattr(self.dataset, split), self.size_of(split)
+        return self.loader != "workers" and (self.loader != "auto" or fits_memory(len(images), size, self.device))
+
     def load(self, split: str) -> ResidentImages | None:
         """Decode one split; None where workers are to do that."""
-        images, size = getattr(self.dataset, split), self.size_of(split)
-        if self.loader == "workers" or (self.loader == "auto" and not fits_memory(len(images), size, self.device)):
-            return None
-        return load_resident(images, self.image_size)
+        return load_resident(getattr(self.dataset, split), self.image_size) if self.in_memory(split) else None
 
     def size_of(self, split: str) -> tuple[int, int]:
         """(height, width) of its images."""

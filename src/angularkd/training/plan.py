@@ -18,7 +18,7 @@ from angularkd.modes import mode
 from angularkd.pairing import Pair
 from angularkd.types import Batch
 
-LOOKED_AT = 1000
+LOOKED_AT = 500
 """Validation images at most that the plan shows to the teacher: enough to see that it is the right one."""
 OVERWEIGHT = 0.95
 """Share of the first gradient from which on a loss is told to be overweight."""
@@ -144,10 +144,8 @@ def seconds_of(call: Callable[[], None]) -> float:
     return min(seconds)
 
 
-def expected_seconds(images: float, speed: float, teachers_speed: float, to_fill: float | None) -> float:
-    """Of training on so many images at a speed with the live teacher; with a cache, it runs for the images `to_fill` alone."""
-    if to_fill is None:
-        return images / speed
+def seconds_with_cache(images: float, speed: float, teachers_speed: float, to_fill: float) -> float:
+    """Of training on so many images, from the speed with the live teacher, when that runs for the images `to_fill` alone."""
     student_alone = max(1 / speed - 1 / teachers_speed, 0.1 / speed)
     return images * student_alone + min(to_fill, images) / teachers_speed
 

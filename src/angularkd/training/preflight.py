@@ -13,9 +13,9 @@ from angularkd.training.plan import (
     Plan,
     check_better_than_chance,
     describe_pair,
-    expected_seconds,
     gradient_shares,
     overweight,
+    seconds_with_cache,
     teacher_speed,
     training_speed,
 )
@@ -54,7 +54,7 @@ def make_plan(job: Job, epochs: int) -> Plan:
     with job.fabric.autocast():
         shares = gradient_shares(job.distiller, batch)
         speed = training_speed(job.distiller, batch)
-        teachers_speed = teacher_speed(job.distiller, batch)
+        teachers_speed = teacher_speed(job.distiller, batch) if job.cache is not None else None
     notes += overweight(shares, job.distiller.losses.weights)
     if job.distiller.live_terms:
         notes.append(
@@ -63,7 +63,10 @@ def make_plan(job: Job, epochs: int) -> Plan:
     elif batch.view is None:
         notes.append("mixed images are in no cache: the teacher runs live")
     images = epochs * len(job.batches) * job.batches.global_batch_size
-    to_fill = job.cache.missing_rows if job.cache is not None else None
+    seconds, cache = images / speed, None
+    if job.cache is not None and teachers_speed is not None:
+        seconds = seconds_with_cache(images, speed, teachers_speed, job.cache.missing_rows)
+        cache = _describe_cache(job.cache, teachers_speed)
     return Plan(
         teacher=_describe(job.teacher),
         student=_describe(job.student),
@@ -85,8 +88,8 @@ def make_plan(job: Job, epochs: int) -> Plan:
         weights=job.distiller.losses.weights,
         gradient_share=shares,
         images_per_second=speed,
-        seconds_expected=expected_seconds(images, speed, teachers_speed, to_fill),
-        cache=_describe_cache(job.cache, teachers_speed) if job.cache is not None else None,
+        seconds_expected=seconds,
+        cache=cache,
         notes=notes,
     )
 
