@@ -32,10 +32,10 @@ from angularkd.compiling import options_for
 from angularkd.data.sources import open_data
 from angularkd.data.streaming import StreamingLoader
 from angularkd.data.views import Views
+from angularkd.memory import keep_freed_memory
 from angularkd.models.sources import open_classifier
 from angularkd.pairing import pair_models
 from angularkd.teacher_cache import About, TeacherCache
-from angularkd.training.memory import keep_freed_memory
 from measuring import in_rounds, ratio, report, surroundings, write
 
 BASE = {"image_size": 32, "batch_size": 64, "stages": 3, "teacher": "cifar/wrn_16_3"}

@@ -30,10 +30,10 @@ from torch.nn import functional as F
 from angularkd import Distiller
 from angularkd.compiling import options_for
 from angularkd.features import FeatureExtractor
+from angularkd.memory import keep_freed_memory
 from angularkd.models.sources import open_classifier
 from angularkd.stages import find_stages
 from angularkd.teacher_cache import About, TeacherCache
-from angularkd.training.memory import keep_freed_memory
 from contenders.eager_amd import published
 from measuring import in_rounds, ratio, report, shown, surroundings, write
 

@@ -151,7 +151,10 @@ def a_compiled_run_with_a_cache_goes_on_where_it_stopped() -> None:
         with pytest.raises(KeyboardInterrupt):
             angularkd.distill(**recipe, out=folder / "stopped")
         stops.undo()
+        epochs: list[int] = []
+        stops.setattr(Progressor, "epoch", lambda self, row: epochs.append(row["epoch"]))
         resumed = angularkd.distill(**recipe, out=folder / "stopped", resume=True)
+        assert epochs == [2]
         states = [load_file(run.folder / "student.safetensors") for run in (whole, resumed)]
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
         losses = [

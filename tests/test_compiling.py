@@ -102,6 +102,14 @@ def test_long_runs_are_compiled_and_short_ones_are_not(teacher, monkeypatch) -> 
         assert bool(told) == expected
 
 
+def test_what_is_left_out_of_a_second_compilation_runs_as_it_is_written(teacher) -> None:
+    distiller = job(teacher, epochs=1).distiller
+    distiller.compile(backend="eager")
+    assert distiller.teacher.compiled is not None
+    distiller.compile(backend="eager", teacher=False)
+    assert distiller.teacher.compiled is None
+
+
 @pytest.mark.parametrize(
     ("precision", "cached", "compiled"),
     [("32-true", True, True), ("bf16-mixed", False, True), ("bf16-mixed", True, False)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -63,6 +63,19 @@ class CachedTeacher:
             self.cache.write(view, indices.cpu()[missing], new)
         return len(missing)
 
+    def live(self, seen: Seen, count: int, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a teacher showed for `count` images, to be compared with what is kept of them: of the same classes.
+
+        Raises InputError for classes that there are not.
+        """
+        classes = kept.get(TOP_CLASSES)
+        if classes is not None and not bool(((classes >= 0) & (classes < self.classes)).all()):
+            raise InputError(
+                f"the teacher cache {self.cache.folder} is damaged (it names classes that the teacher has not): "
+                "remove the folder, and it is filled anew"
+            )
+        return answers(seen, self.extractor, count, self.top, classes)
+
     def _seen(self, values: dict[str, Tensor]) -> Seen:
         logits = values.get(LOGITS)
         if logits is None and TOP_LOGITS in values:
@@ -74,11 +87,21 @@ class CachedTeacher:
         return Seen(logits, features, values.get(EMBEDDING))
 
 
-def answers(seen: Seen, extractor: FeatureExtractor, count: int, top: int | None = None) -> dict[str, Tensor]:
-    """All that can be kept of what a teacher showed for `count` images, by the field's name: [count, *shape] each."""
+def answers(
+    seen: Seen,
+    extractor: FeatureExtractor,
+    count: int,
+    top: int | None = None,
+    top_classes: Int[Tensor, "batch top"] | None = None,
+) -> dict[str, Tensor]:
+    """All that can be kept of what a teacher showed for `count` images, by the field's name: [count, *shape] each.
+
+    top: how many logits; None for all. top_classes: of which classes, instead of the largest.
+    """
     values = {LOGITS: seen.output}
     if top is not None and top < seen.output.shape[1]:
-        values = dict(zip((TOP_LOGITS, TOP_CLASSES), to_top(seen.output, top), strict=True))
+        classes = seen.output.float().topk(top, dim=1).indices if top_classes is None else top_classes
+        values = {TOP_LOGITS: to_top(seen.output, classes), TOP_CLASSES: classes}
     if seen.embedding is not None:
         values[EMBEDDING] = seen.embedding
     for reduction, stages in seen.features.items():
@@ -89,17 +112,17 @@ def answers(seen: Seen, extractor: FeatureExtractor, count: int, top: int | None
 
 
 def to_top(
-    logits: Float[Tensor, "batch classes"], top: int
-) -> tuple[Float[Tensor, "batch top_and_rest"], Int[Tensor, "batch top"]]:
-    """The largest logits, behind them the one that each of the others has on average, and the classes of the largest.
+    logits: Float[Tensor, "batch classes"], top_classes: Int[Tensor, "batch top"]
+) -> Float[Tensor, "batch top_and_rest"]:
+    """The logits of some classes, the largest ones, and behind them the one that each of the others has on average.
 
     On average: the others' log-sum-exp less the logarithm of their number, so that they weigh together what they weighed. At a
     temperature above 1 they weigh too much, being alike: the more so the fewer logits are kept.
     """
-    largest, classes = logits.float().topk(top, dim=1)
-    others = logits.float().scatter(1, classes, float("-inf"))
-    rest = others.logsumexp(dim=1, keepdim=True) - math.log(logits.shape[1] - top)
-    return torch.cat([largest, rest], dim=1), classes
+    largest = logits.float().gather(1, top_classes)
+    others = logits.float().scatter(1, top_classes, float("-inf"))
+    rest = others.logsumexp(dim=1, keepdim=True) - math.log(logits.shape[1] - top_classes.shape[1])
+    return torch.cat([largest, rest], dim=1)
 
 
 def from_top(
@@ -107,15 +130,6 @@ def from_top(
 ) -> Float[Tensor, "batch classes"]:
     """Logits of all classes, those beyond the largest being alike."""
     return values[:, -1:].repeat(1, classes).scatter_(1, top_classes, values[:, :-1])
-
-
-def in_order_of(
-    order: Int[Tensor, "batch top"], values: Float[Tensor, "batch top_and_rest"], top_classes: Int[Tensor, "batch top"]
-) -> Float[Tensor, "batch top_and_rest"]:
-    """Top logits in another order of classes; of a class that is not among the largest, what it can be at most."""
-    least = torch.cat([values[:, :-1], values[:, -2:-1]], dim=1)
-    classes = int(torch.maximum(order.max(), top_classes.max())) + 1
-    return torch.cat([from_top(least, top_classes, classes).gather(1, order), values[:, -1:]], dim=1)
 
 
 def fields_of(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from angularkd.cached_teacher import CachedTeacher, answers, cacheable, check_cacheable, fields_of
+from angularkd.cached_teacher import CachedTeacher, cacheable, check_cacheable, fields_of
 from angularkd.class_mapping import ClassMapping
 from angularkd.compiling import CompiledForOneShape
 from angularkd.errors import InputError, StageError
@@ -219,11 +219,10 @@ class Distiller(nn.Module):
         self._begin_step(images)
         return self._cached.fill(images, indices, view)
 
-    def live_answers(self, images: Tensor) -> dict[str, Tensor]:
-        """What the teacher says to images, as its cache would keep it, but in full precision."""
-        assert self.teacher is not None
-        top = self._cached.top if self._cached is not None else None
-        return answers(self.teacher(images, as_written=True), self.teacher.extractor, len(images), top)
+    def live_answers(self, images: Tensor, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the teacher says to images now, of all that its cache keeps of them, in full precision."""
+        assert self.teacher is not None and self._cached is not None, "keep_answers comes first"
+        return self._cached.live(self.teacher(images, as_written=True), len(images), kept)
 
     def teach(self, images: Tensor, indices: Tensor | None, view: int | None) -> Seen:
         """What the teacher shows, from the cache where there is one and the images are known by number."""
@@ -253,8 +252,8 @@ class Distiller(nn.Module):
             raise InputError(
                 "a loss looks at gradients or attention inside of the networks, which cannot be compiled: leave compilation out"
             )
-        if self.teacher is not None and self.needs_teacher and teacher:
-            self.teacher.compiled = CompiledForOneShape(self.teacher.look, frozen=True, **options)
+        if self.teacher is not None and self.needs_teacher:
+            self.teacher.compiled = CompiledForOneShape(self.teacher.look, frozen=True, **options) if teacher else None
         self._compiled = CompiledForOneShape(self._learn, **options)
 
     def uncompile(self) -> None:

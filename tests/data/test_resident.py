@@ -17,10 +17,8 @@ from angularkd.data.decode import decode_image, image_size
 from angularkd.data.folders import FileStore, open_folder
 from angularkd.data.resident import (
     ResidentImages,
-    _group_free_bytes,
     channel_stats,
     fit,
-    free_memory_bytes,
     load_resident,
 )
 from angularkd.data.sources import ArrayStore, open_data
@@ -243,18 +241,6 @@ def test_a_split_larger_than_memory_is_refused_before_it_is_allocated(monkeypatc
         load_resident(split, (20_000, 20_000))
     monkeypatch.setattr(resident_module, "free_memory_bytes", lambda: None)
     assert len(load_resident(split)) == 10
-
-
-def test_free_memory(tmp_path):
-    free = free_memory_bytes()
-    assert free is None or 0 < free < 2**50
-    assert _group_free_bytes(tmp_path) is None
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 250\n")
-    assert _group_free_bytes(tmp_path) == 550
-    (tmp_path / "memory.max").write_text("max\n")
-    assert _group_free_bytes(tmp_path) is None
 
 
 def test_an_empty_split_is_refused():

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from angularkd.data.splits import Split
 from angularkd.errors import InputError
+from angularkd.memory import free_memory_bytes
 
 MEMORY_SHARE = 0.6
 """Largest part of the free memory that one split may take."""
@@ -134,31 +134,3 @@ def _check_memory(images: int, height: int, width: int) -> None:
             f"{images} images of {height} x {width} need {needed / 2**30:.1f} GiB of memory, more than "
             f"{MEMORY_SHARE:.0%} of the {free / 2**30:.1f} GiB that are free: choose a smaller --image-size, or --loader workers."
         )
-
-
-def free_memory_bytes() -> int | None:
-    """Memory that can still be allocated: the system's, or less where the control group (container) has a limit.
-
-    None where the operating system does not say.
-    """
-    known = [value for value in (_system_free_bytes(), _group_free_bytes(Path("/sys/fs/cgroup"))) if value is not None]
-    return min(known, default=None)
-
-
-def _system_free_bytes() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _group_free_bytes(group: Path) -> int | None:
-    """Limit less use, where file cache that can be dropped does not count as used (control groups version 2)."""
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except OSError:
-        return None
-    return None if limit == "max" else int(limit) - used + int(stat.get("inactive_file", 0))

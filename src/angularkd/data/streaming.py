@@ -29,11 +29,12 @@ from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
 from angularkd.data.order import EpochOrder
-from angularkd.data.resident import MEMORY_SHARE, channel_stats, cores, free_memory_bytes, load_resident
+from angularkd.data.resident import MEMORY_SHARE, channel_stats, cores, load_resident
 from angularkd.data.scaled import show
 from angularkd.data.splits import Split, Store
 from angularkd.data.views import Views, ViewTable, identity_views
 from angularkd.errors import InputError
+from angularkd.memory import free_memory_bytes
 from angularkd.types import Batch
 
 BATCHES_AHEAD = 2

@@ -20,6 +20,7 @@ from angularkd.data.views import Views
 from angularkd.distiller import Distiller
 from angularkd.errors import InputError
 from angularkd.losses.weighted import check_soft_labels, read_terms, signals_of
+from angularkd.memory import keep_freed_memory
 from angularkd.models.sources import Classifier, Size, open_classifier
 from angularkd.modes import mode
 from angularkd.teacher_cache import TeacherCache
@@ -27,7 +28,6 @@ from angularkd.training.build_data import Data, as_size, mixed, noted, open_data
 from angularkd.training.caching import open_cache
 from angularkd.training.ema import AveragedStudent
 from angularkd.training.evaluate import Predict, largest_batch
-from angularkd.training.memory import keep_freed_memory
 from angularkd.training.models import (
     check_class_order,
     check_student,

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from angularkd.cached_teacher import TOP_CLASSES, TOP_LOGITS, in_order_of
 from angularkd.data.resident import ResidentImages
 from angularkd.data.splits import Split
 from angularkd.data.views import Views
@@ -96,10 +95,8 @@ def verify(distiller: Distiller, cache: TeacherCache, batches: Iterator[Batch]) 
             continue
         compared += len(held)
         indices = batch.indices.cpu()[held]
-        live = distiller.live_answers(batch.images.index_select(0, held.to(batch.images.device)))
         kept = cache.read(batch.view, indices, batch.images.device)
-        if TOP_CLASSES in kept:
-            live[TOP_LOGITS] = in_order_of(kept[TOP_CLASSES], live[TOP_LOGITS], live[TOP_CLASSES])
+        live = distiller.live_answers(batch.images.index_select(0, held.to(batch.images.device)), kept)
         for name in worst:
             scale = live[name].abs().max().clamp(min=1e-12)
             worst[name] = max(worst[name], float((kept[name] - live[name]).abs().max() / scale))
