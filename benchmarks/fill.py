@@ -3,8 +3,8 @@
     python benchmarks/fill.py --data DATA [--teacher cifar/wrn_16_3] [--student cifar/wrn_16_1] [--compile] [--rounds 13]
 
 DATA is opened as angularkd does; its first --images are flipped and shown to the teacher, whose weights are random. Filling
-is what `angularkd cache fill` does, loading and writing included; the forward is the bare network on one batch, compiled
-alike. Ratios are taken round by round, of BATCHES batches each.
+is what `angularkd cache fill` does, loading and writing included, but for its one wait at the end until all is on the disk;
+the forward is the bare network on one batch, compiled alike. Ratios are taken round by round, of BATCHES batches each.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from angularkd.models.sources import open_classifier
 from angularkd.models.weights import save_weights
 from angularkd.training.build import Job, build_distillation
 from contenders.setting import parser_of
-from measuring import in_rounds, ratio, report, shown, surroundings, write
+from measuring import WARM_UP, in_rounds, ratio, report, shown, surroundings, write
 from subset import write_first
 
 BATCHES = 4
@@ -74,7 +74,11 @@ def measure(job: Job, rounds: int, compile_: bool) -> dict:  # type: ignore[type
     if compile_:
         job.distiller.compile()
         predict = CompiledForOneShape(predict, frozen=True)  # type: ignore[assignment]
-    waiting = itertools.chain.from_iterable(batches.epoch(view) for view in range(job.cache.about.views_count))
+    needed = (rounds + WARM_UP) * BATCHES
+    if needed > job.cache.about.views_count * (job.cache.about.samples // len(example)):
+        raise SystemExit(f"{needed} full batches are needed: give more --images, or fewer --rounds")
+    every = itertools.chain.from_iterable(batches.epoch(view) for view in range(job.cache.about.views_count))
+    waiting = (batch for batch in every if len(batch.labels) == len(example))
 
     @torch.no_grad()
     def forward() -> None:
@@ -83,8 +87,7 @@ def measure(job: Job, rounds: int, compile_: bool) -> dict:  # type: ignore[type
 
     def fill() -> None:
         for batch in itertools.islice(waiting, BATCHES):
-            if job.distiller.fill_cache(batch.images, batch.indices, batch.view) != len(example):
-                raise SystemExit("the cache is full before the rounds are over: give more --images, or fewer --rounds")
+            job.distiller.fill_cache(batch.images, batch.indices, batch.view)
 
     times = in_rounds({"forward": forward, "fill": fill}, rounds)
     images = BATCHES * len(example)

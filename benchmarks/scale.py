@@ -36,6 +36,7 @@ from angularkd.memory import keep_freed_memory
 from angularkd.models.sources import open_classifier
 from angularkd.pairing import pair_models
 from angularkd.teacher_cache import About, TeacherCache
+from contenders.setting import OBJECTIVE
 from measuring import in_rounds, ratio, report, surroundings, write
 
 BASE = {"image_size": 32, "batch_size": 64, "stages": 3, "teacher": "cifar/wrn_16_3"}
@@ -46,7 +47,6 @@ VARIED: dict[str, tuple[Any, ...]] = {
     "teacher": ("cifar/wrn_16_1", "cifar/wrn_16_3", "cifar/wrn_28_3"),
 }
 STUDENT = "cifar/wrn_16_1"
-LOSSES = {"ce": 0.1, "kd": 0.9, "amd": 5000.0}
 PHOTOGRAPHS = 512
 STEPS = 5
 """That a process times."""
@@ -114,7 +114,7 @@ def distiller_of(case: dict[str, Any], images: torch.Tensor) -> Distiller:
         open_classifier(spec, 10).module.to(memory_format=torch.channels_last) for spec in (case["teacher"], STUDENT)
     )
     pairs = pair_models(teacher.eval(), student, images[:1], images[:1], None)[-case["stages"] :]
-    return Distiller(teacher, student, LOSSES, pairs=pairs, example=images[:1]).train()
+    return Distiller(teacher, student, OBJECTIVE, pairs=pairs, example=images[:1]).train()
 
 
 def decoding(workers: int, options: argparse.Namespace) -> float:

@@ -1,6 +1,6 @@
 """Seconds from the start of the process to the first optimiser step of a command, uncompiled.
 
-    python benchmarks/start.py [--repeats 3] -- train DATA --model cifar/wrn_16_1 --augment flip
+    python benchmarks/start.py [--repeats 7] [--json-file FILE] -- train DATA --model cifar/wrn_16_1 --augment flip
     python benchmarks/start.py -- distill DATA --teacher cifar/resnet20 --teacher-weights FILE --student cifar/wrn_16_1
 
 Each repeat is a new process, ended at its first step; its run goes to a temporary folder.
@@ -9,12 +9,14 @@ Each repeat is a new process, ended at its first step; its run goes to a tempora
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
+
+from measuring import report, surroundings, write
 
 STOP_AT_FIRST_STEP = """
 import os, sys, time
@@ -30,19 +32,24 @@ main()
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json-file", type=Path)
     parser.add_argument("command", nargs="+", help="of angularkd, behind --")
     options = parser.parse_args()
     seconds = [start(options.command) for _ in range(options.repeats)]
-    print("seconds to the first step:", ", ".join(f"{one:.1f}" for one in seconds), end="; ")
-    print(f"median {statistics.median(seconds):.1f}")
+    rows = [
+        (name, f"{value(seconds):.1f}")
+        for name, value in (("median", statistics.median), ("least", min), ("most", max))
+    ]
+    report(f"From the start to the first step of angularkd {options.command[0]}", ("", "s"), rows)
+    write(options.json_file, {"seconds": seconds, "command": options.command, "made_on": surroundings()})
 
 
 def start(command: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         whole = [sys.executable, "-c", STOP_AT_FIRST_STEP, *command, "--compile", "never", "--out", f"{folder}/run"]
         started = time.time()
-        ran = subprocess.run(whole, capture_output=True, text=True, env=os.environ)
+        ran = subprocess.run(whole, capture_output=True, text=True)
     line = next((line for line in ran.stdout.splitlines() if line.startswith("first step at")), None)
     if line is None:
         raise SystemExit(f"no step was made: {(ran.stderr or ran.stdout).strip().splitlines()[-1]}")

@@ -35,9 +35,9 @@ from angularkd.models.sources import open_classifier
 from angularkd.stages import find_stages
 from angularkd.teacher_cache import About, TeacherCache
 from contenders.eager_amd import published
+from contenders.setting import AMD, CE, KD, OBJECTIVE, TEMPERATURE
 from measuring import in_rounds, ratio, report, shown, surroundings, write
 
-LOSSES = {"ce": 0.1, "kd": 0.9, "amd": 5000.0}
 LAYOUT = torch.channels_last
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     images = images.to(memory_format=LAYOUT)
     labels = torch.randint(0, 10, (options.batch_size,), device=options.device)
     indices = torch.arange(options.batch_size)
-    live, cached = (Distiller(teacher, student, LOSSES, example=images[:1]).train() for _ in range(2))
+    live, cached = (Distiller(teacher, student, OBJECTIVE, example=images[:1]).train() for _ in range(2))
     alone = Distiller(None, student, {"ce": 1.0}).train()
     if not options.eager:
         for distiller in (live, cached, alone):
@@ -119,11 +119,10 @@ def plain_loss(options: argparse.Namespace, images: Tensor, labels: Tensor) -> t
         with torch.no_grad():
             taught = watched[0](images)
         shown = watched[1](images)
-        soft = F.kl_div(
-            F.log_softmax(shown.output / 4, dim=1), F.softmax(taught.output / 4, dim=1), reduction="batchmean"
-        )
+        ours, theirs = (F.log_softmax(seen.output / TEMPERATURE, dim=1) for seen in (shown, taught))
+        soft = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
         amd = published(shown.features[None], taught.features[None])
-        return 0.1 * F.cross_entropy(shown.output, labels) + 0.9 * 16 * soft + 5000 * amd
+        return CE * F.cross_entropy(shown.output, labels) + KD * TEMPERATURE**2 * soft + AMD * amd
 
     return loss, student
 

@@ -17,6 +17,7 @@ from angularkd import InputError
 from angularkd.losses.logit import CrossEntropy
 from angularkd.models import cifar
 from angularkd.models.weights import fingerprint, read_metadata, save_weights
+from angularkd.training import build
 from angularkd.training.progress import Progressor
 
 SMALL = {"data": "digits", "image_size": 8, "batch_size": 64, "schedule": "onecycle", "device": "cpu"}
@@ -97,6 +98,17 @@ def test_evaluation_beside_the_teacher(run, teacher, tmp_path) -> None:
     assert measured["metrics"][str(run.folder)] == pytest.approx(expected["last epoch"], rel=1e-4)
     assert measured["metrics"][f"{teacher} (teacher)"] == pytest.approx(expected["teacher"], rel=1e-5)
     assert json.loads(file.read_text()) == measured
+
+
+def test_an_evaluation_takes_as_many_images_as_there_is_room_for(run, monkeypatch) -> None:
+    wanted = {"data": "digits", "image_size": 8, "model": str(run.folder), "device": "cpu"}
+    usual = angularkd.evaluate(**wanted)
+    asked = []
+    monkeypatch.setattr(build, "largest_batch", lambda predict, size, device, least: asked.append((size, least)) or 300)
+    at_once = angularkd.evaluate(**wanted)
+    assert asked == [((8, 8), 128)]
+    accuracies = [next(iter(found["metrics"].values()))["accuracy"] for found in (usual, at_once)]
+    assert accuracies[0] == accuracies[1]
 
 
 def test_the_teacher_is_the_same_afterwards_and_in_no_checkpoint(run, teacher) -> None:

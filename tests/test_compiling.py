@@ -121,14 +121,28 @@ def test_a_cache_holds_answers_of_one_rounding(teacher, tmp_path, monkeypatch, p
     folder = {"cache": str(tmp_path)} if cached else {}
     built = job(teacher, epochs=1, compile="always", precision=precision, **folder)
     assert compiling.compile_step(built, lambda _: None) and asked == [compiled]
-    assert compiling.compile_teacher(built, lambda _: None) == compiled
+    if cached:
+        told: list[str] = []
+        assert compiling.compile_teacher(built, told.append) == compiled and len(told) == (2 if compiled else 1)
+
+
+def test_a_model_whose_operations_cannot_be_counted_runs_as_it_is(teacher, monkeypatch) -> None:
+    def broken(*_) -> int:
+        raise NotImplementedError("no formula for this operation")
+
+    monkeypatch.setattr(compiling, "flops", broken)
+    told: list[str] = []
+    assert not compiling.compile_step(job(teacher, epochs=1), told.append)
+    assert len(told) == 1 and "whether compiling pays cannot be told" in told[0] and "no formula" in told[0]
 
 
 def test_the_student_s_arithmetic_is_counted_three_times_and_a_cached_teacher_s_not(teacher, tmp_path) -> None:
     live, cached = job(teacher, epochs=1), job(teacher, epochs=1, cache=str(tmp_path))
     assert compiling.training_seconds(live) == pytest.approx(4 / 3 * compiling.training_seconds(cached))
     assert compiling.filling_seconds(cached) == pytest.approx(
-        cached.cache.rows * compiling.flops(cached.teacher, torch.zeros(1, 3, 8, 8)) / compiling.EAGER_FLOPS["cpu"]
+        cached.cache.rows
+        * compiling.flops(cached.teacher, torch.zeros(1, 3, 8, 8))
+        / (compiling.EAGER_FLOPS["cpu"] * torch.get_num_threads())
     )
 
 

@@ -27,7 +27,7 @@ from angularkd.training.compiling import compile_step
 from angularkd.training.loop import fit
 from angularkd.training.progress import Progressor
 from serving import Epoch, serve
-from setting import AMD, CE, KD, SGD, TEMPERATURE, parser_of
+from setting import OBJECTIVE, SGD, parser_of
 
 
 def main() -> None:
@@ -79,12 +79,13 @@ def configuration(options: argparse.Namespace) -> DistillConfig:
         teacher=options.teacher,
         student=options.student,
         teacher_weights=weights,
-        loss={"ce": CE, "kd": {"weight": KD, "temperature": TEMPERATURE}, "amd": AMD},
+        loss=OBJECTIVE,
         cache=options.folder / "cache" if options.teacher_mode == "cached" else None,
         augment=("flip",),
         batch_size=options.batch_size,
         loader="resident",
         device=options.device,
+        precision="32-true",  # as the rivals
         schedule="constant",
         compile="always" if options.compile else "never",
         epochs=1,

@@ -19,6 +19,8 @@ from angularkd.models.sources import open_classifier
 from angularkd.pairing import pair_models
 
 CE, KD, TEMPERATURE, AMD = 0.1, 0.9, 4.0, 5000.0
+OBJECTIVE = {"ce": CE, "kd": {"weight": KD, "temperature": TEMPERATURE}, "amd": AMD}
+"""As angularkd takes it."""
 SGD: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 
 

@@ -86,7 +86,7 @@ class DataOptions(Config):
     """An image that cannot be decoded: stop, naming it, before anything is trained, or skip it, with a note. To skip, every
     image is decoded once at the start."""
     batch_size: int = Field(128, gt=0)
-    """Images a step."""
+    """Images a step. Where a GPU has room, more are evaluated at once."""
     loader: Literal["auto", "resident", "workers"] = "auto"
     """Where batches come from: resident, all images decoded into memory once; or workers, processes that decode them as
     they are needed. auto: resident where the images take at most 60 % of the free memory."""
@@ -94,8 +94,9 @@ class DataOptions(Config):
     """Processes that decode images, where workers do; 0: the run's own process. Default: one a core."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Arithmetic of the networks; losses always compute in float32 or wider."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """Arithmetic of the networks; losses always compute in float32 or wider. auto: bf16-mixed on GPUs that have it, else
+    32-true: without instructions for it, bf16 is two to three times slower."""
 
     @field_validator("image_size", "input_size", "teacher_input_size", "student_input_size", check_fields=False)
     @classmethod

@@ -48,7 +48,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.print(losses)
     console.print(
         f"expected: {plan.images_per_second:,.0f} images/s in training with the live teacher, "
-        f"{duration(plan.seconds_expected)} in all without validation",
+        f"{duration(plan.seconds_expected)} in all, uncompiled and without validation",
         highlight=False,
     )
     if plan.cache is not None:

@@ -112,6 +112,28 @@ def test_evaluation_takes_what_a_gpu_has_room_for_unless_workers_decode(monkeypa
     )
     job = build()
     assert [len(batch.labels) for batch in job.validation.epoch(0)][:-1] == [120] * (len(job.validation) - 1)
-    assert asked == [100] and len(next(job.batches.epoch(0)).labels) == 100
+    assert asked == [100, 100] and len(next(job.batches.epoch(0)).labels) == 100
     decoding = build(loader="workers", workers=0)
-    assert len(next(decoding.validation.epoch(0)).labels) == 100 and asked == [100]
+    assert len(next(decoding.validation.epoch(0)).labels) == 100 and asked == [100, 100]
+
+
+@pytest.mark.parametrize(
+    ("device", "cuda", "bf16", "precision"),
+    [
+        ("auto", True, True, "bf16-mixed"),
+        ("cuda", True, False, "32-true"),
+        ("cpu", True, True, "32-true"),
+        ("auto", False, True, "32-true"),
+    ],
+)
+def test_half_precision_is_taken_where_a_gpu_has_it(monkeypatch, device, cuda, bf16, precision) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    wanted = {**BASE, "device": device}
+    assert training_build.with_precision(TrainConfig.from_options(**wanted)).precision == precision
+    chosen = TrainConfig.from_options(**wanted, precision="16-mixed")
+    assert training_build.with_precision(chosen).precision == "16-mixed"
+
+
+def test_a_run_says_its_precision() -> None:
+    assert build().config.precision == "32-true"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric, seed_everything
@@ -39,6 +39,8 @@ from angularkd.training.models import (
 )
 from angularkd.training.plan import check_classes
 from angularkd.training.schedule import schedule
+
+Options = TypeVar("Options", bound=DataOptions)
 
 LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}
 WEIGHT_DECAYS = {"sgd": 5e-4, "adamw": 0.05}
@@ -95,6 +97,7 @@ def build_distillation(config: DistillConfig, fitted_teacher: str | None = None)
 
     fitted_teacher: the folder of the run that fitted the teacher to the data, when `teacher_train` asks for one and it is done.
     """
+    config = with_precision(config)
     terms = read_terms(config.losses)
     if config.mixup or config.cutmix:
         check_soft_labels(terms)
@@ -117,6 +120,7 @@ def build_distillation(config: DistillConfig, fitted_teacher: str | None = None)
 
 def build_training(config: TrainConfig) -> Job:
     """Everything that `train` needs."""
+    config = with_precision(config)
     dataset = open_dataset(config)
     seed_everything(config.seed, verbose=False)
     model = open_classifier(
@@ -140,6 +144,7 @@ def build_training(config: TrainConfig) -> Job:
 
 def build_evaluation(config: EvaluateConfig) -> tuple[Fabric, Data, Classifier, Classifier | None]:
     """The model and perhaps its teacher, on the device, and the data to measure them on."""
+    config = with_precision(config)
     dataset = open_dataset(config)
     classes = len(dataset.classes)
     fabric = _fabric(config)
@@ -259,8 +264,10 @@ def _assemble(
         "lr": optimizer.defaults["lr"],
         "weight_decay": optimizer.defaults["weight_decay"],
     }
-    at_once = images_at_once(fabric, data, "val", config.batch_size, student, teacher)
-    validation, test = data.batches("val", at_once), data.batches("test", at_once)
+    validation, test = (
+        data.batches(split, images_at_once(fabric, data, split, config.batch_size, student, teacher))
+        for split in ("val", "test")
+    )
     return Job(
         config.model_copy(update=resolved),
         fabric,
@@ -325,6 +332,13 @@ def _optimizer(config: Recipe, distiller: Distiller) -> Optimizer:
     return SGD(parameters, lr=lr, momentum=config.momentum, nesterov=nesterov, weight_decay=decay, fused=fused)
 
 
+def with_precision(config: Options) -> Options:
+    """With the precision that `auto` stands for on the device that is going to be used."""
+    on_gpu = config.device in ("auto", "cuda") and torch.cuda.is_available()
+    auto = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    return config.model_copy(update={"precision": auto}) if config.precision == "auto" else config
+
+
 def _fabric(config: DataOptions) -> Fabric:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("this machine has no CUDA device that PyTorch can use: leave --device at auto, or use cpu")
@@ -333,6 +347,7 @@ def _fabric(config: DataOptions) -> Fabric:
         raise InputError("--precision 16-mixed needs a GPU: use bf16-mixed or 32-true on the CPU")
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise InputError("this machine has no Apple GPU that PyTorch can use: leave --device at auto, or use cpu")
+    assert config.precision != "auto"
     fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
     if fabric.device.type == "cpu":
         keep_freed_memory()

@@ -19,9 +19,9 @@ from angularkd.types import Batch
 
 PAYS_FROM_SECONDS = 600.0
 """Expected length of a run from which on it is compiled: that takes a minute or two, and saves a quarter and more."""
-EAGER_FLOPS = {"cpu": 5e10, "cuda": 1e13}
-"""Floating point operations a second that an uncompiled step does at least, by device; others are not compiled for. Set down
-rather than measured, so that equal runs decide alike."""
+EAGER_FLOPS = {"cpu": 2.5e10, "cuda": 1e13}
+"""Floating point operations a second that an uncompiled step does at least, of a processor's thread and of a GPU; others are not
+compiled for. Set down rather than measured, so that equal runs decide alike."""
 EAGER_STEP_SECONDS = {"cpu": 0.0, "cuda": 0.01}
 """Least duration of an uncompiled step: the time to start its kernels."""
 
@@ -48,7 +48,13 @@ def compile_teacher(job: Job, tell: Callable[[str], None]) -> bool:
         assert job.distiller.teacher is not None
         job.distiller.teacher(batch.images)
 
-    return _teacher_may_be(job) and _compile(job, filling_seconds, trial, tell)
+    if not _teacher_may_be(job):
+        if job.config.compile == "always":
+            tell(
+                "note: the teacher is not compiled: in half precision it would round otherwise than in a run that is not"
+            )
+        return False
+    return _compile(job, filling_seconds, trial, tell)
 
 
 def training_seconds(job: Job) -> float:
@@ -82,7 +88,7 @@ def _compile(
         if not _pays(job, seconds):
             return False
     except Exception as error:  # somebody's model need not bear having its operations counted
-        tell(_cannot(error))
+        tell(f"note: whether compiling pays cannot be told, so all runs as it is ({_said(error)})")
         return False
     tell("compiling, which takes a minute or two (--compile never leaves it out)")
     batch, started = next(job.batches.epoch(0)), time.perf_counter()
@@ -94,7 +100,7 @@ def _compile(
             trial(batch)
     except Exception as error:  # whatever a compiler may say to somebody's model
         job.distiller.uncompile()
-        tell(_cannot(error))
+        tell(f"note: cannot compile, so all runs as it is ({_said(error)})")
         return False
     tell(f"compiled in {duration(time.perf_counter() - started)}")
     return True
@@ -111,14 +117,15 @@ def _teacher_may_be(job: Job) -> bool:
     return job.cache is None or job.config.precision == "32-true"
 
 
-def _cannot(error: Exception) -> str:
+def _said(error: Exception) -> str:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
-    return f"note: cannot compile, so all runs as it is ({type(error).__name__}: {reason[:200]})"
+    return f"{type(error).__name__}: {reason[:200]}"
 
 
 def _seconds(job: Job, steps: float, operations: float) -> float:
     device = job.fabric.device.type
-    return max(operations / EAGER_FLOPS[device], steps * EAGER_STEP_SECONDS[device])
+    speed = EAGER_FLOPS[device] * (torch.get_num_threads() if device == "cpu" else 1)
+    return max(operations / speed, steps * EAGER_STEP_SECONDS[device])
 
 
 def _example(job: Job) -> torch.Tensor:
