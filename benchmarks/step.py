@@ -1,6 +1,7 @@
 """What a training step costs: the student alone, with the live teacher, with its cache, and as a plain loop.
 
     python benchmarks/step.py [--teacher cifar/wrn_16_3] [--student cifar/wrn_16_1] [--eager] [--rounds 15]
+        [--precision bfloat16] [--give-back]
 
 Contenders, each a whole optimiser step on the same batch (SGD with momentum):
 
@@ -11,7 +12,7 @@ Contenders, each a whole optimiser step on the same batch (SGD with momentum):
     plain loop     the same as live, in plain eager PyTorch with AMD as its authors wrote it down
 
 All but the plain loop are compiled unless --eager is given. All, the plain loop too, run with memory kept as the engine
-keeps it on the CPU (`keep_freed_memory`). Seconds are medians over rounds that run each contender
+keeps it on the CPU (`keep_freed_memory`) unless --give-back is given. Seconds are medians over rounds that run each contender
 once; ratios are taken round by round.
 """
 
@@ -43,7 +44,7 @@ LAYOUT = torch.channels_last
 
 def main() -> None:
     options = parse()
-    if options.device == "cpu":
+    if options.device == "cpu" and not options.give_back:
         keep_freed_memory()
     torch.manual_seed(0)
     teacher, student = (model(spec, options) for spec in (options.teacher, options.student))
@@ -57,11 +58,15 @@ def main() -> None:
         for distiller in (live, cached, alone):
             distiller.compile(**options_for(images.device))
 
+    arithmetic = torch.autocast(images.device.type, torch.bfloat16, enabled=options.precision == "bfloat16")
+
     def step(loss: Callable[[], Tensor], trained: nn.Module = student, fused: bool = True) -> Callable[[], None]:
         optimizer = torch.optim.SGD(trained.parameters(), lr=0.0, momentum=0.9, nesterov=True, fused=fused)
 
         def run() -> None:
-            loss().backward()
+            with arithmetic:
+                total = loss()
+            total.backward()
             optimizer.step()
             optimizer.zero_grad()
 
@@ -73,7 +78,7 @@ def main() -> None:
         about = About("benchmark", "none", "32-true", "noise", {}, samples=len(images), views_count=1)
         cached.keep_answers(images, lambda fields: TeacherCache(Path(folder), about, fields))
         parts = {
-            "teacher": lambda: taught(images),
+            "teacher": arithmetic(lambda: taught(images)),
             "student alone": step(lambda: alone(images, labels).total),
             "live": step(lambda: live(images, labels).total),
             "cached": step(lambda: cached(images, labels, indices, 0).total),
@@ -132,6 +137,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teacher", default="cifar/wrn_16_3")
     parser.add_argument("--student", default="cifar/wrn_16_1")
     parser.add_argument("--eager", action="store_true", help="compile nothing")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--give-back", action="store_true", help="leave freed memory to the C library's usual ways")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--image-size", type=int, default=32)
