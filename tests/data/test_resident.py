@@ -21,8 +21,8 @@ from angularkd.data.resident import (
     fit,
     load_resident,
 )
-from angularkd.data.sources import ArrayStore, open_data
-from angularkd.data.splits import Split, whole
+from angularkd.data.sources import open_data
+from angularkd.data.splits import ArrayStore, Split, whole
 from angularkd.errors import InputError
 
 
@@ -176,13 +176,30 @@ def array_split(pixels: np.ndarray) -> Split:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_load_resident_keeps_order_and_pixels(threads):
+@pytest.mark.parametrize("decoded", [True, False])
+def test_load_resident_keeps_order_and_pixels(tmp_path, threads, decoded):
     pixels = np.random.default_rng(0).integers(0, 256, (300, 6, 5, 3), dtype=np.uint8)
-    split = array_split(pixels).select(np.arange(299, -1, -1))
+    before = pixels.copy()
+    store = ArrayStore("memory", pixels) if decoded else png_store(tmp_path, pixels)
+    split = whole(store, np.arange(300) % 3).select(np.arange(299, -1, -1))
     loaded = load_resident(split, threads=threads)
     assert torch.equal(loaded.pixels, torch.from_numpy(pixels).flip(0))
     assert torch.equal(loaded.labels, torch.arange(299, -1, -1) % 3)
     assert loaded.pixels.is_contiguous() and loaded.image_size == (6, 5) and len(loaded) == 300
+    loaded.pixels.zero_()
+    assert np.array_equal(pixels, before)  # its own memory, not the store's
+
+
+def test_decoded_images_of_another_size_are_resized():
+    pixels = np.full((3, 6, 5, 3), 77, dtype=np.uint8)
+    assert torch.equal(load_resident(array_split(pixels), (8, 8)).pixels, torch.full((3, 8, 8, 3), 77).byte())
+
+
+def png_store(folder: Path, pixels: np.ndarray) -> FileStore:
+    paths = [folder / f"{index}.png" for index in range(len(pixels))]
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    return FileStore(paths)
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (128, 64), (16, 24), (32, 96), (32, 32)])

@@ -17,7 +17,8 @@ from angularkd.data.decode import ORIENTATION_TAG, decode_image
 from angularkd.data.folders import FileStore
 from angularkd.data.resident import fit
 from angularkd.data.scaled import region_of, show
-from angularkd.data.sources import ArrayStore, open_data
+from angularkd.data.sources import open_data
+from angularkd.data.splits import ArrayStore
 from angularkd.errors import InputError
 
 

@@ -28,8 +28,7 @@ from angularkd.data import streaming
 from angularkd.data.folders import FileStore
 from angularkd.data.loader import ResidentLoader, evaluation_loader
 from angularkd.data.resident import channel_stats, load_resident
-from angularkd.data.sources import ArrayStore
-from angularkd.data.splits import Split, whole
+from angularkd.data.splits import ArrayStore, Split, whole
 from angularkd.data.streaming import StreamingLoader, evaluation_stream, fits_memory, sampled_channel_stats
 from angularkd.data.views import Views
 from angularkd.errors import InputError

@@ -13,7 +13,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from angularkd.data.splits import Split
+from angularkd.data.splits import ArrayStore, Split
 from angularkd.errors import InputError
 from angularkd.memory import free_memory_bytes
 
@@ -55,6 +55,8 @@ def load_resident(
         raise InputError("the split holds no images: nothing to load.")
     height, width = image_size or split[0][0].shape[:2]
     _check_memory(len(split), height, width)
+    if isinstance(split.store, ArrayStore) and split.store.size(0) == (height, width):
+        return _resident(split.store.pixels[split.rows], split)
     pixels = np.empty((len(split), height, width, 3), dtype=np.uint8)
 
     def decode(start: int) -> None:
@@ -75,6 +77,10 @@ def load_resident(
             pass
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, decode no further
+    return _resident(pixels, split)
+
+
+def _resident(pixels: UInt8[np.ndarray, "samples height width 3"], split: Split) -> ResidentImages:
     return ResidentImages(torch.from_numpy(pixels), torch.from_numpy(split.labels.copy()))
 
 

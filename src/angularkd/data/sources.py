@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from angularkd.data.folders import open_folder
 from angularkd.data.hub import open_hub
 from angularkd.data.imagenet import open_cinic10, open_imagenet, open_tiny_imagenet
 from angularkd.data.parquet import open_parquet
 from angularkd.data.shards import open_shards
-from angularkd.data.splits import Source, Split, draw_stratified, readable_size, settle_splits, whole
+from angularkd.data.splits import ArrayStore, Source, Split, draw_stratified, readable_size, settle_splits, whole
 from angularkd.errors import InputError, nearest
 
 SMALL_SIZE_PX = 64
@@ -75,27 +74,6 @@ def open_data(
         augment = ("resized_crop", "flip")
     notes = source.notes + split_notes
     return DataSet(source.name, source.classes, splits["train"], splits["val"], splits["test"], notes, augment)
-
-
-class ArrayStore:
-    """Images of one size, already decoded."""
-
-    def __init__(self, name: str, pixels: UInt8[np.ndarray, "samples height width 3"]) -> None:
-        self._name = name
-        self.pixels = pixels
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def image(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
-        pixels: np.ndarray = self.pixels[row].copy()
-        return pixels
-
-    def size(self, row: int) -> tuple[int, int]:
-        return (self.pixels.shape[1], self.pixels.shape[2])
-
-    def name(self, row: int) -> str:
-        return f"image {row} of {self._name}"
 
 
 def _open_source(spec: str, image_size: tuple[int, int] | None) -> Source:

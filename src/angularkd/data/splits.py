@@ -67,6 +67,27 @@ class EncodedStore(ABC):
         return self.encoded(row)[1]
 
 
+class ArrayStore:
+    """Images of one size, already decoded."""
+
+    def __init__(self, name: str, pixels: UInt8[np.ndarray, "samples height width 3"]) -> None:
+        self._name = name
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def image(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
+        pixels: np.ndarray = self.pixels[row].copy()
+        return pixels
+
+    def size(self, row: int) -> tuple[int, int]:
+        return (self.pixels.shape[1], self.pixels.shape[2])
+
+    def name(self, row: int) -> str:
+        return f"image {row} of {self._name}"
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """An indexed part of a store: `split[i]` is (uint8 RGB image [height, width, 3], class index)."""
