@@ -22,8 +22,6 @@ LOOKED_AT = 500
 """Validation images at most that the plan shows to the teacher: enough to see that it is the right one."""
 OVERWEIGHT = 0.95
 """Share of the first gradient from which on a loss is told to be overweight."""
-TIMED_CALLS = 2
-"""For the expected speed; the faster counts, since the first may have to warm up."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +133,10 @@ def teacher_speed(distiller: Distiller, batch: Batch) -> float:
 
 
 def seconds_of(call: Callable[[], None]) -> float:
-    """The fastest of a few calls."""
-    seconds = []
-    for _ in range(TIMED_CALLS):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    """Of one call: whoever asks has taken the gradients of this batch before, so that nothing has to warm up."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def seconds_with_cache(images: float, speed: float, teachers_speed: float, to_fill: float) -> float:
