@@ -18,7 +18,7 @@ def keep_freed_memory() -> bool:
     """Have the C library keep what this process frees, instead of giving it back to the system; whether it does.
 
     A step frees and asks again for its activations, hundreds of megabytes. Given back and fetched anew, every page of them is
-    cleared by the system at its first touch: a quarter and more of a small network's step. Kept, it is paid for once, and the
+    cleared by the system at its first touch, which can be a quarter of a small network's step. Kept, it is paid for once, and the
     process stays as large as it once was. Of glibc (`mallopt(3)`), for the whole process; elsewhere, beside another allocator, and
     where one of SETTINGS is set, nothing changes.
     """
