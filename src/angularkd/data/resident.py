@@ -43,7 +43,7 @@ class ResidentImages:
 def load_resident(
     split: Split, image_size: tuple[int, int] | None = None, *, threads: int | None = None
 ) -> ResidentImages:
-    """Decode a split with a pool of threads (as many as there are cores).
+    """Decode a split with a pool of threads (as many as there are cores); images that are decoded already are copied.
 
     image_size: (height, width). An image of another size is resized, bilinear with antialiasing, until it just covers
                 this size, and cut centrally. None keeps the images as they are, which must then be of one size.
