@@ -16,6 +16,7 @@ from torch._dynamo.utils import counters
 
 import angularkd
 from angularkd import Distiller, InputError
+from angularkd.compiling import options_for
 from angularkd.config import DistillConfig
 from angularkd.filling import run_cache
 from angularkd.losses.angular import AMDLoss
@@ -84,7 +85,7 @@ def every_loss_is_compiled_whole() -> None:
 def inductor_computes_the_same() -> None:
     losses = {"ce": 1.0, "kd": 0.9, "amd": {"weight": 100.0, "warmup_epochs": 4, "grid": 2}}
     eager, compiled = small_distiller(losses), small_distiller(losses)
-    compiled.compile()
+    compiled.compile(**options_for(IMAGES.device))
     for step in range(3):
         for distiller in (eager, compiled):
             distiller.set_epoch(step + 1, 10)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from angularkd import memory
 from angularkd.config import TrainConfig
-from angularkd.memory import SETTINGS, _group_free_bytes, free_memory_bytes, keep_freed_memory
+from angularkd.memory import SETTINGS, _group_free_bytes, free_memory_bytes, keep_freed_memory, use_huge_pages
 from angularkd.training import build
 
 of_glibc = pytest.mark.skipif(
@@ -55,6 +57,43 @@ def test_a_run_on_the_cpu_keeps_its_memory(monkeypatch: pytest.MonkeyPatch) -> N
 def test_who_has_decided_otherwise_is_left_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "1")
     assert not keep_freed_memory()
+    assert use_huge_pages() == 0
+
+
+HUGE_PAGES = """
+import torch
+from angularkd.memory import keep_freed_memory, use_huge_pages
+assert keep_freed_memory()
+in_huge_pages = lambda: sum(
+    int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages")
+)
+kept, freed = torch.arange(2**25), torch.ones(2**24)  # 256 and 64 MiB
+freed = None
+before, asked = in_huge_pages(), use_huge_pages()
+assert torch.equal(kept, torch.arange(2**25))
+print(asked, in_huge_pages() - before)
+"""
+
+
+def huge_pages_can_be_asked_for() -> bool:
+    switch = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not sys.platform.startswith("linux") or not switch.exists() or "[never]" in switch.read_text():
+        return False
+    return tuple(map(int, platform.release().split(".")[:2])) >= (6, 1)
+
+
+@of_glibc
+@pytest.mark.skipif(not huge_pages_can_be_asked_for(), reason="of Linux 6.1 and newer")
+def test_the_heap_is_held_in_huge_pages() -> None:
+    ran = subprocess.run([sys.executable, "-c", HUGE_PAGES], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    asked, gained = map(int, ran.stdout.split())
+    assert asked > 300 * 2**20 and gained > 256 * 2**10
+
+
+def test_where_the_system_wants_no_huge_pages_none_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_no_huge_pages", lambda: True)
+    assert use_huge_pages() == 0
 
 
 GIVE_BACK = """

@@ -13,6 +13,9 @@ Result = TypeVar("Result")
 
 INDUCTOR_OPTIONS: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
 """Of the inductor backend: on processors multiply and add in one instruction, which rounds once instead of twice."""
+LOOP_OPTIONS: dict[str, dict[str, Any]] = {"cuda": {"triton.cudagraphs": True}, "cpu": {"cpp_wrapper": True}}
+"""By the type of the device: CUDA graphs, and a step's kernels called from C++ instead of Python. Both take the host's time out
+of small networks' steps; the latter makes compilation a tenth longer."""
 
 
 def made_once(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -30,8 +33,8 @@ def made_once(function: Callable[..., Result]) -> Callable[..., Result]:
 
 
 def options_for(device: torch.device) -> dict[str, Any]:
-    """Options with which a loop compiles that lets go of a step's results before the next: CUDA graphs on a GPU."""
-    return {"triton.cudagraphs": True} if device.type == "cuda" else {}
+    """Those of LOOP_OPTIONS for a device: for a loop of many steps that lets go of a step's results before the next."""
+    return LOOP_OPTIONS.get(device.type, {})
 
 
 class CompiledForOneShape(Generic[Result]):

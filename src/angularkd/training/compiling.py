@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from angularkd.compiling import options_for
+from angularkd.memory import use_huge_pages
 from angularkd.models.classifier import Classifier
 from angularkd.modes import mode
 from angularkd.training.build import Job
@@ -102,6 +103,8 @@ def _compile(
         job.distiller.uncompile()
         tell(f"note: cannot compile, so all runs as it is ({_said(error)})")
         return False
+    if job.fabric.device.type == "cpu":
+        use_huge_pages()  # the trial has brought the heap to its size
     tell(f"compiled in {duration(time.perf_counter() - started)}")
     return True
 
