@@ -15,7 +15,7 @@ INDUCTOR_OPTIONS: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "
 """Of the inductor backend: on processors multiply and add in one instruction, which rounds once instead of twice."""
 LOOP_OPTIONS: dict[str, dict[str, Any]] = {"cuda": {"triton.cudagraphs": True}, "cpu": {"cpp_wrapper": True}}
 """By the type of the device: CUDA graphs, and a step's kernels called from C++ instead of Python. Both take the host's time out
-of small networks' steps; the latter makes compilation a tenth longer."""
+of small networks' steps; the latter makes compilation a tenth to a quarter longer."""
 
 
 def made_once(function: Callable[..., Result]) -> Callable[..., Result]:
