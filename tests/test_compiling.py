@@ -88,7 +88,8 @@ def job(teacher: str, **options):
 
 def test_long_runs_are_compiled_and_short_ones_are_not(teacher, monkeypatch) -> None:
     huge: list[str] = []
-    monkeypatch.setattr(Distiller, "compile", lambda self, **_: None)
+    called_from_cpp: list[bool] = []
+    monkeypatch.setattr(Distiller, "compile", lambda self, **given: called_from_cpp.append(given["cpp_wrapper"]))
     monkeypatch.setattr(compiling, "use_huge_pages", lambda: huge.append(wanted))
     short, long = job(teacher, epochs=2), job(teacher, epochs=1_000_000)
     assert compiling.training_seconds(long) == pytest.approx(500_000 * compiling.training_seconds(short))
@@ -102,7 +103,9 @@ def test_long_runs_are_compiled_and_short_ones_are_not(teacher, monkeypatch) -> 
         built = replace(built, config=run)
         assert compiling.compile_step(built, told.append) == expected, wanted
         assert bool(told) == expected
-    assert huge == ["auto", "always"], "on the processor these two have been compiled for"
+    assert huge == ["auto", "always"] and called_from_cpp == [True, True], (
+        "on the processor, where these two are compiled"
+    )
 
 
 def test_what_is_left_out_of_a_second_compilation_runs_as_it_is_written(teacher) -> None:
