@@ -88,7 +88,7 @@ def test_the_heap_is_held_in_huge_pages() -> None:
     ran = subprocess.run([sys.executable, "-c", HUGE_PAGES], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     asked, gained = map(int, ran.stdout.split())
-    assert asked > 300 * 2**20 and gained > 64 * 2**10, "bytes, and KiB"
+    assert asked > 300 * 2**20 and gained > 64 * 2**10  # bytes; KiB
 
 
 def test_where_the_system_wants_no_huge_pages_none_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
