@@ -36,19 +36,18 @@ def use_huge_pages() -> int:
     """Have Linux hold what is on this process's heap now, used or kept, in huge pages; the bytes that it was asked for.
 
     Of huge pages a processor's table of addresses holds as many as of usual ones, so a step through hundreds of megabytes finds
-    its addresses there instead of looking them up. It costs a copy, once: a second for a gigabyte. Memory comes to the heap by
+    its addresses there instead of looking them up. It costs a copy, once: a second or two for a gigabyte. Memory comes to the heap by
     `keep_freed_memory`, so that is to be called first, and then a step to be run. Where Linux is older than 6.1 or its
     transparent huge pages are set to `never`, and where one of SETTINGS is set, nothing changes.
     """
-    if not sys.platform.startswith("linux") or _decided_otherwise() or _no_huge_pages():
+    madvise = _of_c_library("madvise")
+    if madvise is None or _decided_otherwise() or _no_huge_pages():
         return 0
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     asked = 0
     for start, end in _heap():
         first, last = -(-start // HUGE_PAGE) * HUGE_PAGE, end // HUGE_PAGE * HUGE_PAGE
         if first < last:
-            madvise(first, last - first, MADV_COLLAPSE)  # refused for a part, it goes on with the rest
+            madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), MADV_COLLAPSE)  # refused for a part, it goes on with the rest
             asked += last - first
     return asked
 
@@ -78,7 +77,11 @@ def _no_huge_pages() -> bool:
 
 def _heap() -> Iterator[tuple[int, int]]:
     """Where the memory lies that the C library hands out: the parts of what `brk` has given this process."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
         if line.endswith("[heap]"):
             start, end = line.split()[0].split("-")
             yield int(start, 16), int(end, 16)
