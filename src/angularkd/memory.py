@@ -47,7 +47,9 @@ def use_huge_pages() -> int:
     for start, end in _heap():
         first, last = -(-start // HUGE_PAGE) * HUGE_PAGE, end // HUGE_PAGE * HUGE_PAGE
         if first < last:
-            madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), MADV_COLLAPSE)  # refused for a part, it goes on with the rest
+            madvise(
+                ctypes.c_void_p(first), ctypes.c_size_t(last - first), MADV_COLLAPSE
+            )  # refused for a part, it goes on with the rest
             asked += last - first
     return asked
 
