@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import angularkd
-from angularkd.config import DistillConfig
-from angularkd.data.sources import open_data
+from angularkd.config.commands import DistillConfig
+from angularkd.data.opening import open_data
 from angularkd.training.build import build_distillation
-from measuring import report, surroundings, write
+from measuring import environment, report, write
 from subset import write_first
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     lines.append(f"first terms differ by {max(off):.1e} of themselves at most")
     report("Live and cached teacher", ("", *terms, "validation", "test"), rows, lines)
     chosen = {key: str(value) for key, value in vars(options).items()}
-    write(options.json_file, {"runs": runs, "first_terms_off": max(off), "options": chosen, "made_on": surroundings()})
+    write(options.json_file, {"runs": runs, "first_terms_off": max(off), "options": chosen, "made_on": environment()})
 
 
 def run(options: argparse.Namespace, folder: Path, seed: int, way: str) -> dict[str, Any]:

@@ -35,10 +35,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from angularkd.data.sources import open_data
+from angularkd.data.opening import open_data
 from angularkd.errors import InputError
 from contenders.setting import parser_of
-from measuring import ratio, report, shown, surroundings, write
+from measuring import environment, ratio, report, shown, write
 from subset import write_first
 
 SCRIPTS = {
@@ -86,7 +86,7 @@ def main() -> None:
         "contenders": {name: contender.about for name, contender in contenders.items()},
         "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
         "command": shlex.join(["python", *sys.argv]),
-        "surroundings": surroundings(),
+        "environment": environment(),
     }
     rows = [(name, f"{speed:,.0f}") for name, speed in medians.items()]
     lines = [f"{options.teacher} -> {options.student}, median of {options.rounds} epochs of {options.images} images"]

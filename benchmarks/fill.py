@@ -16,15 +16,15 @@ from pathlib import Path
 
 import torch
 
-from angularkd.compiling import CompiledForOneShape
-from angularkd.config import DistillConfig
-from angularkd.data.loader import in_order
-from angularkd.data.sources import open_data
-from angularkd.models.sources import open_classifier
+from angularkd.config.commands import DistillConfig
+from angularkd.data.loaders.resident import in_order
+from angularkd.data.opening import open_data
+from angularkd.models.opening import open_classifier
 from angularkd.models.weights import save_weights
+from angularkd.system.compiling import CompiledForOneShape
 from angularkd.training.build import Job, build_distillation
 from contenders.setting import parser_of
-from measuring import WARM_UP, in_rounds, ratio, report, shown, surroundings, write
+from measuring import WARM_UP, environment, in_rounds, ratio, report, shown, write
 from subset import write_first
 
 BATCHES = 4
@@ -63,7 +63,7 @@ def main() -> None:
     ]
     report(f"Filling the cache of {options.teacher}", ("", "images/s"), rows, lines)
     chosen = {key: str(value) for key, value in vars(options).items()}
-    write(options.json_file, {**result, "whole_megabytes": whole, "options": chosen, "made_on": surroundings()})
+    write(options.json_file, {**result, "whole_megabytes": whole, "options": chosen, "made_on": environment()})
 
 
 def measure(job: Job, rounds: int, compile_: bool) -> dict:  # type: ignore[type-arg]

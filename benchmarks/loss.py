@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from angularkd import AMDLoss
-from angularkd.compiling import INDUCTOR_OPTIONS
+from angularkd.system.compiling import INDUCTOR_OPTIONS
 from contenders.eager_amd import published, stable
-from measuring import in_rounds, ratio, report, shown, surroundings, write
+from measuring import environment, in_rounds, ratio, report, shown, write
 
 STAGES = ((16, 48, 32), (32, 96, 16), (64, 192, 8))
 """Student's channels, teacher's channels, side."""
@@ -60,7 +60,7 @@ def main() -> None:
         "memory_share_of_published": memory["ours"] / memory["published"],
         "values": values,
         "options": {key: str(value) for key, value in vars(options).items()},
-        "made_on": surroundings(),
+        "made_on": environment(),
     }
     rows = [
         (name, f"{one:.2f}", f"{memory[name] / 2**20:.1f}" if name in memory else "")

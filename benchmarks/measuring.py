@@ -46,7 +46,7 @@ def ratio(above: Sequence[float], *below: Sequence[float]) -> dict[str, float]:
     return {"median": middle, "quartiles": [low, high]}
 
 
-def surroundings(**more: Any) -> dict[str, Any]:
+def environment(**more: Any) -> dict[str, Any]:
     """Hardware and versions, for the result of a benchmark."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {

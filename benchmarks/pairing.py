@@ -34,8 +34,8 @@ from rich.table import Table
 from torch import nn
 
 from angularkd import Distiller
-from angularkd.models.sources import Preprocessing, open_classifier
-from angularkd.stages import find_stages
+from angularkd.features.stages import find_stages
+from angularkd.models.opening import Preprocessing, open_classifier
 
 ROLES = ("teacher", "student")
 CLASSES = 10

@@ -28,16 +28,16 @@ from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
 from angularkd import Distiller
-from angularkd.compiling import options_for
-from angularkd.data.sources import open_data
-from angularkd.data.streaming import StreamingLoader
-from angularkd.data.views import Views
-from angularkd.memory import keep_freed_memory
-from angularkd.models.sources import open_classifier
-from angularkd.pairing import pair_models
-from angularkd.teacher_cache import About, TeacherCache
+from angularkd.data.loaders.workers import StreamingLoader
+from angularkd.data.opening import open_data
+from angularkd.data.views.tables import Views
+from angularkd.distillation.teacher_cache import About, TeacherCache
+from angularkd.features.pairing import pair_models
+from angularkd.models.opening import open_classifier
+from angularkd.system.compiling import options_for
+from angularkd.system.memory import keep_freed_memory
 from contenders.setting import OBJECTIVE
-from measuring import in_rounds, ratio, report, surroundings, write
+from measuring import environment, in_rounds, ratio, report, write
 
 BASE = {"image_size": 32, "batch_size": 64, "stages": 3, "teacher": "cifar/wrn_16_3"}
 VARIED: dict[str, tuple[Any, ...]] = {
@@ -75,7 +75,7 @@ def main() -> None:
             results[what] = {str(count): measure(count, options) for count in counts}
             report(f"images/s by {what}", (what, "images/s"), [(n, f"{v:,.0f}") for n, v in results[what].items()])
     chosen = {key: str(value) for key, value in vars(options).items()}
-    write(options.json_file, {**results, "options": chosen, "made_on": surroundings()})
+    write(options.json_file, {**results, "options": chosen, "made_on": environment()})
 
 
 def step_costs(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

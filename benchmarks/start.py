@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from measuring import report, surroundings, write
+from measuring import environment, report, write
 
 STOP_AT_FIRST_STEP = """
 import os, sys, time
@@ -42,7 +42,7 @@ def main() -> None:
         for name, value in (("median", statistics.median), ("least", min), ("most", max))
     ]
     report(f"From the start to the first step of angularkd {options.command[0]}", ("", "s"), rows)
-    write(options.json_file, {"seconds": seconds, "command": options.command, "made_on": surroundings()})
+    write(options.json_file, {"seconds": seconds, "command": options.command, "made_on": environment()})
 
 
 def start(command: list[str]) -> float:

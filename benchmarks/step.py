@@ -29,15 +29,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from angularkd import Distiller
-from angularkd.compiling import options_for
-from angularkd.features import FeatureExtractor
-from angularkd.memory import keep_freed_memory
-from angularkd.models.sources import open_classifier
-from angularkd.stages import find_stages
-from angularkd.teacher_cache import About, TeacherCache
+from angularkd.distillation.teacher_cache import About, TeacherCache
+from angularkd.features.extractor import FeatureExtractor
+from angularkd.features.stages import find_stages
+from angularkd.models.opening import open_classifier
+from angularkd.system.compiling import options_for
+from angularkd.system.memory import keep_freed_memory
 from contenders.eager_amd import published
 from contenders.setting import AMD, CE, KD, OBJECTIVE, TEMPERATURE
-from measuring import in_rounds, ratio, report, shown, surroundings, write
+from measuring import environment, in_rounds, ratio, report, shown, write
 
 LAYOUT = torch.channels_last
 
@@ -92,7 +92,7 @@ def main() -> None:
         "plain_over_cached": ratio(times["plain loop"], times["cached"]),
         "plain_over_live": ratio(times["plain loop"], times["live"]),
         "options": {key: str(value) for key, value in vars(options).items()},
-        "made_on": surroundings(),
+        "made_on": environment(),
     }
     rows = [(name, f"{one:.1f}") for name, one in result["milliseconds"].items()]
     lines = [

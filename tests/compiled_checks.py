@@ -16,12 +16,12 @@ from torch._dynamo.utils import counters
 
 import angularkd
 from angularkd import Distiller, InputError
-from angularkd.compiling import options_for
-from angularkd.config import DistillConfig
-from angularkd.filling import run_cache
-from angularkd.losses.angular import AMDLoss
-from angularkd.losses.weighted import LOSSES
+from angularkd.commands.cache import run_cache
+from angularkd.config.commands import DistillConfig
+from angularkd.losses.amd import AMDLoss
+from angularkd.losses.objective import LOSSES
 from angularkd.models.classifier import Preprocessing
+from angularkd.system.compiling import options_for
 from angularkd.training.progress import Progressor
 
 

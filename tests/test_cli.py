@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from angularkd import cli
-from angularkd.config import DistillConfig, EvaluateConfig, ExplainConfig, TrainConfig
+from angularkd.config.commands import DistillConfig, EvaluateConfig, ExplainConfig, TrainConfig
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 KINDS = {

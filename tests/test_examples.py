@@ -11,8 +11,8 @@ import torch
 
 import angularkd
 from angularkd import Distiller, cli
-from angularkd.config import DistillConfig, TrainConfig
-from angularkd.models.sources import open_classifier
+from angularkd.config.commands import DistillConfig, TrainConfig
+from angularkd.models.opening import open_classifier
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 FILE = EXAMPLES / "custom_model.py"

@@ -11,15 +11,15 @@ import torch
 from torch._dynamo.utils import counters
 
 from angularkd import Distiller
-from angularkd.compiling import options_for
-from angularkd.data.loader import ResidentLoader
-from angularkd.data.resident import ResidentImages
-from angularkd.data.views import Views
+from angularkd.data.in_memory import ResidentImages
+from angularkd.data.loaders.resident import ResidentLoader
+from angularkd.data.views.tables import Views
+from angularkd.distillation.teacher_cache import About, TeacherCache
+from angularkd.metrics.classification import TrainingMeter
+from angularkd.metrics.evaluate import LARGEST_BATCH, largest_batch
 from angularkd.models import cifar
 from angularkd.models.classifier import Preprocessing
-from angularkd.teacher_cache import About, TeacherCache
-from angularkd.training.evaluate import LARGEST_BATCH, largest_batch
-from angularkd.training.metrics import TrainingMeter
+from angularkd.system.compiling import options_for
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 LOSSES = {"ce": 0.1, "kd": 0.9, "amd": {"weight": 100.0, "warmup_epochs": 1}}

@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from angularkd.config import DistillConfig
-from angularkd.data.sources import open_data
-from angularkd.filling import run_cache
-from angularkd.models.sources import open_classifier
+from angularkd.commands.cache import run_cache
+from angularkd.config.commands import DistillConfig
+from angularkd.data.opening import open_data
+from angularkd.models.opening import open_classifier
 from angularkd.models.weights import save_weights
 from angularkd.training.build import build_distillation
 from angularkd.training.checkpoint import TrainingState
-from angularkd.training.compiling import compile_step
+from angularkd.training.compilation import compile_step
 from angularkd.training.loop import fit
 from angularkd.training.progress import Progressor
 from serving import Epoch, serve

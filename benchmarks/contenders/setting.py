@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import transforms
 
-from angularkd.data.resident import ResidentImages, channel_stats, load_resident
-from angularkd.data.sources import open_data
-from angularkd.models.sources import open_classifier
-from angularkd.pairing import pair_models
+from angularkd.data.in_memory import ResidentImages, channel_stats, load_resident
+from angularkd.data.opening import open_data
+from angularkd.features.pairing import pair_models
+from angularkd.models.opening import open_classifier
 
 CE, KD, TEMPERATURE, AMD = 0.1, 0.9, 4.0, 5000.0
 OBJECTIVE = {"ce": CE, "kd": {"weight": KD, "temperature": TEMPERATURE}, "amd": AMD}

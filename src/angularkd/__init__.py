@@ -9,22 +9,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from angularkd.commands import Run, distill, evaluate, plan, train
-    from angularkd.distiller import Distiller
+    from angularkd.commands.explain import explain
+    from angularkd.distillation.distiller import Distiller
     from angularkd.errors import InputError
-    from angularkd.explaining import explain
-    from angularkd.losses.angular import AMDLoss
+    from angularkd.losses.amd import AMDLoss
+    from angularkd.training.run import Run, distill, evaluate, plan, train
 
 __version__ = "0.1.0"
 
 __all__ = ["AMDLoss", "Distiller", "InputError", "Run", "distill", "evaluate", "explain", "plan", "train"]
 
 _HOMES = {
-    "AMDLoss": "angularkd.losses.angular",
-    "Distiller": "angularkd.distiller",
+    "AMDLoss": "angularkd.losses.amd",
+    "Distiller": "angularkd.distillation.distiller",
     "InputError": "angularkd.errors",
-    "explain": "angularkd.explaining",
-    **dict.fromkeys(("Run", "distill", "evaluate", "plan", "train"), "angularkd.commands"),
+    "explain": "angularkd.commands.explain",
+    **dict.fromkeys(("Run", "distill", "evaluate", "plan", "train"), "angularkd.training.run"),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 import angularkd
-from angularkd.config import Config, DistillConfig, EvaluateConfig, ExplainConfig, TrainConfig
+from angularkd.config.commands import Config, DistillConfig, EvaluateConfig, ExplainConfig, TrainConfig
 from angularkd.errors import InputError, nearest
 
 C = TypeVar("C", bound=Config)
@@ -123,34 +123,34 @@ def _take_config(arguments: list[str]) -> tuple[list[str], str | None]:
 
 def _train(arguments: list[str]) -> None:
     config = parse(TrainConfig, "train", arguments)
-    from angularkd.commands import run_training
+    from angularkd.training.run import run_training
 
     run_training(config, _console())
 
 
 def _distill(arguments: list[str]) -> None:
     config = parse(DistillConfig, "distill", arguments)
-    from angularkd.commands import run_distillation
+    from angularkd.training.run import run_distillation
 
     run_distillation(config, _console())
 
 
 def _plan(arguments: list[str]) -> None:
     config = parse(DistillConfig, "plan", arguments)
-    from angularkd.commands import run_plan
+    from angularkd.training.run import run_plan
 
     run_plan(config, _console())
 
 
 def _evaluate(arguments: list[str]) -> None:
     config = parse(EvaluateConfig, "evaluate", arguments)
-    from angularkd.commands import run_evaluation
+    from angularkd.training.run import run_evaluation
 
     run_evaluation(config, _console())
 
 
 def _demo(arguments: list[str]) -> None:
-    from angularkd.demo import DemoConfig, run_demo
+    from angularkd.commands.demo import DemoConfig, run_demo
 
     run_demo(parse(DemoConfig, "demo", arguments), _console())
 
@@ -164,20 +164,20 @@ def _cache(arguments: list[str]) -> None:
             f"say what to do with the cache: angularkd cache {'|'.join(actions)} DATA --teacher SPEC --student SPEC --cache DIR"
         )
     config = parse(DistillConfig, f"cache {arguments[0]}", arguments[1:])
-    from angularkd.filling import run_cache
+    from angularkd.commands.cache import run_cache
 
     run_cache(arguments[0], config, _console())
 
 
 def _explain(arguments: list[str]) -> None:
     config = parse(ExplainConfig, "explain", arguments)
-    from angularkd.explaining import run_explanation
+    from angularkd.commands.explain import run_explanation
 
     run_explanation(config, _console())
 
 
 def _list(arguments: list[str]) -> None:
-    from angularkd.listing import LISTS, show_list
+    from angularkd.commands.list import LISTS, show_list
 
     if not arguments or arguments[0] not in LISTS or len(arguments) > 2:
         raise InputError(f"say what to list: angularkd list {'|'.join(LISTS)} [PATTERN], for example models 'cifar/*'")

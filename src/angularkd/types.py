@@ -15,7 +15,7 @@ Features = list[Tensor]
 Logits = Float[Tensor, "batch classes"]
 
 Source = Literal["features", "gradients", "tokens"]
-"""What a reduction is called with (`angularkd.attention`)."""
+"""What a reduction is called with (`angularkd.features.attention`)."""
 
 
 @runtime_checkable
@@ -74,7 +74,7 @@ class Signals:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class LossContext:
     """What losses with learned parts are built for: two models, their paired stages, and a training split.
 
     student_shapes, teacher_shapes: (channels, height, width) of each paired stage.

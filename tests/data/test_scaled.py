@@ -14,10 +14,10 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from angularkd.data.decode import ORIENTATION_TAG, decode_image
-from angularkd.data.folders import FileStore
-from angularkd.data.resident import fit
+from angularkd.data.in_memory import fit
+from angularkd.data.opening import open_data
 from angularkd.data.scaled import region_of, show
-from angularkd.data.sources import open_data
+from angularkd.data.sources.folders import FileStore
 from angularkd.data.splits import ArrayStore
 from angularkd.errors import InputError
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 import angularkd
-from angularkd.config import EvaluateConfig, TrainConfig
-from angularkd.data.resident import load_resident
+from angularkd.config.commands import EvaluateConfig, TrainConfig
+from angularkd.data.in_memory import load_resident
+from angularkd.data.opening import open_data
 from angularkd.data.screening import find_bad_images, without_bad_images
-from angularkd.data.sources import open_data
 from angularkd.errors import InputError
 from angularkd.training.build import build_evaluation, build_training
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from angularkd.attention import PowerMap, match_sizes
 from angularkd.errors import InputError
+from angularkd.features.attention import PowerMap, match_sizes
 from angularkd.losses.boundary import ActivationBoundaries
 from angularkd.losses.factor import FactorTransfer
 from angularkd.losses.feature import (

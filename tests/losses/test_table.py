@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from angularkd import Distiller, InputError
-from angularkd.losses.weighted import EMBEDDINGS, FEATURES, LOGITS, LOSSES, WeightSchedule, read_terms, signals_of
+from angularkd.losses.objective import EMBEDDINGS, FEATURES, LOGITS, LOSSES, WeightSchedule, read_terms, signals_of
 from angularkd.models import cifar
-from angularkd.types import Signals, Surroundings
+from angularkd.types import LossContext, Signals
 
 SIGNALS = {*FEATURES, *EMBEDDINGS, *LOGITS, "labels", "indices"}
 EQUAL_CHANNELS = {"fsp", "hcl"}
@@ -23,7 +23,7 @@ def test_rows_fit_their_classes(name) -> None:
     assert list(inspect.signature(row.build.forward).parameters)[1:] == list(row.inputs)
     assert set(row.inputs) <= SIGNALS <= set(Signals.__dataclass_fields__)
     assert set(row.built_for) <= set(inspect.signature(row.build).parameters)
-    assert set(row.built_for) <= set(Surroundings.__dataclass_fields__)
+    assert set(row.built_for) <= set(LossContext.__dataclass_fields__)
     assert set(row.short.values()) <= set(row.options())
     assert all(default is not inspect.Parameter.empty for default in row.options().values())
 

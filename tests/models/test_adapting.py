@@ -13,9 +13,9 @@ from torch import nn
 
 import angularkd
 from angularkd import Distiller, InputError
-from angularkd.class_mapping import ClassMapping
-from angularkd.config import DistillConfig, TrainConfig
+from angularkd.config.commands import DistillConfig, TrainConfig
 from angularkd.models import cifar
+from angularkd.models.class_mapping import ClassMapping
 from angularkd.models.weights import fingerprint, read_metadata, save_weights
 from angularkd.training.build import build_distillation, build_training
 from angularkd.training.progress import Progressor

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from angularkd import InputError
 from angularkd.models.downloads import fetched
-from angularkd.models.sources import open_classifier
+from angularkd.models.opening import open_classifier
 
 
 @pytest.fixture

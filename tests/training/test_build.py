@@ -9,9 +9,9 @@ import torch
 from torch.optim import SGD, AdamW
 
 from angularkd import InputError
-from angularkd.config import TrainConfig
-from angularkd.data.sources import open_data
-from angularkd.models.sources import open_classifier
+from angularkd.config.commands import TrainConfig
+from angularkd.data.opening import open_data
+from angularkd.models.opening import open_classifier
 from angularkd.models.weights import save_weights
 from angularkd.training import build as training_build
 from angularkd.training import build_data

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import angularkd
 from angularkd import InputError
-from angularkd.config import DistillConfig, TrainConfig
+from angularkd.config.commands import DistillConfig, TrainConfig
 from angularkd.training.build import build_distillation
 from angularkd.training.ema import AveragedStudent
 from angularkd.training.progress import Progressor

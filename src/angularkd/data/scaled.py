@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
 from angularkd.data.decode import ORIENTATION_TAG, decode_image
-from angularkd.data.resident import fit
+from angularkd.data.in_memory import fit
 from angularkd.data.splits import EncodedStore, Store
 
 REDUCTION_MARGIN = 1.5

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from angularkd.data.resident import IMAGES_PER_TASK, cores
-from angularkd.data.sources import DataSet
+from angularkd.data.in_memory import IMAGES_PER_TASK, cores
+from angularkd.data.opening import DataSet
 from angularkd.data.splits import Split
 from angularkd.errors import InputError
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from angularkd.data.decode import decode_image, image_size
-from angularkd.data.seeds import permutation
+from angularkd.data.views.seeds import permutation
 from angularkd.errors import InputError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.attention import widen
 from angularkd.errors import InputError
+from angularkd.features.attention import widen
 
 
 class CRD(nn.Module):

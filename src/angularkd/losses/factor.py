@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.attention import PowerMap
 from angularkd.errors import InputError
+from angularkd.features.attention import PowerMap
 from angularkd.losses.feature import stage_pairs, unit_maps
 from angularkd.losses.projected import GIVE_SHAPES, Shapes, matched_pairs, project, stage_channels
 

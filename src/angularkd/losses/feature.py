@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.attention import match_sizes, mechanism, to_map, widen
 from angularkd.errors import InputError, StageError
+from angularkd.features.attention import match_sizes, mechanism, to_map, widen
 from angularkd.types import Reduction
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -30,7 +30,7 @@ class AttentionTransfer(nn.Module):
     Args:
         power: exponent of the channel-wise power map.
         squared: the mean squared difference of the authors' code and of the field; False is equation 2 of the paper.
-        attention: another mechanism that makes P, a name in `angularkd.attention.ATTENTIONS`.
+        attention: another mechanism that makes P, a name in `angularkd.features.attention.ATTENTIONS`.
 
     `forward` takes two equally long sequences over the stages, each tensor either features [batch, channel, height,
     width] or a power map [batch, height, width] that was reduced already. It returns a scalar >= 0: at most 2 /

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.attention import PowerMap, match_sizes, widen
 from angularkd.errors import InputError, StageError
+from angularkd.features.attention import PowerMap, match_sizes, widen
 from angularkd.losses.feature import (
     checked_levels,
     context_distance,

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.attention import widen
 from angularkd.errors import InputError
+from angularkd.features.attention import widen
 
 Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 """Class indices, or soft labels: one distribution over the classes a sample."""

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.attention import match_sizes, widen
 from angularkd.errors import InputError, StageError
+from angularkd.features.attention import match_sizes, widen
 from angularkd.losses.feature import Pairs, require_equal_channels, stage_pairs
 
 Shapes = Sequence[tuple[int, int, int]]

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.attention import widen
 from angularkd.errors import InputError
+from angularkd.features.attention import widen
 from angularkd.losses.feature import full_precision, stage_pairs
 
 

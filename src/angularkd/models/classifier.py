@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.class_mapping import ClassMapping
-from angularkd.compiling import made_once
 from angularkd.errors import InputError, nearest
+from angularkd.models.class_mapping import ClassMapping
+from angularkd.system.compiling import made_once
 
 Size = tuple[int, int]
 """Height and width in pixels."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from angularkd.errors import InputError
-from angularkd.files import write_atomically
+from angularkd.system.files import write_atomically
 
 AVERAGED = ("state_dict_ema", "model_ema", "ema")
 """Keys under which training scripts put the moving average of the weights, which is what they report the accuracy of."""

@@ -13,22 +13,17 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from angularkd.config import DataOptions, DistillConfig, EvaluateConfig, Recipe, TrainConfig
-from angularkd.data.loader import Batches
-from angularkd.data.sources import DataSet
-from angularkd.data.views import Views
-from angularkd.distiller import Distiller
+from angularkd.config.commands import DataOptions, DistillConfig, EvaluateConfig, Recipe, TrainConfig
+from angularkd.data.loaders.resident import Batches
+from angularkd.data.opening import DataSet
+from angularkd.data.views.tables import Views
+from angularkd.distillation.distiller import Distiller
+from angularkd.distillation.filling import open_cache
+from angularkd.distillation.teacher_cache import TeacherCache
 from angularkd.errors import InputError
-from angularkd.losses.weighted import check_soft_labels, read_terms, signals_of
-from angularkd.memory import keep_freed_memory
-from angularkd.models.sources import Classifier, Size, open_classifier
-from angularkd.modes import mode
-from angularkd.teacher_cache import TeacherCache
-from angularkd.training.build_data import Data, as_size, mixed, noted, open_dataset, sized, training_batches
-from angularkd.training.caching import open_cache
-from angularkd.training.ema import AveragedStudent
-from angularkd.training.evaluate import Predict, largest_batch
-from angularkd.training.models import (
+from angularkd.losses.objective import check_soft_labels, read_terms, signals_of
+from angularkd.metrics.evaluate import Predict, largest_batch
+from angularkd.models.adapting import (
     check_class_order,
     check_student,
     check_trained,
@@ -37,8 +32,13 @@ from angularkd.training.models import (
     with_classes,
     with_preprocessing,
 )
+from angularkd.models.opening import Classifier, Size, open_classifier
+from angularkd.system.memory import keep_freed_memory
+from angularkd.system.modes import mode
+from angularkd.training.build_data import Data, as_size, mixed, noted, open_dataset, sized, training_batches
+from angularkd.training.ema import AveragedStudent
+from angularkd.training.optimisation import schedule
 from angularkd.training.plan import check_classes
-from angularkd.training.schedule import schedule
 
 Options = TypeVar("Options", bound=DataOptions)
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from angularkd.config import DataOptions, Recipe
-from angularkd.data.loader import Batches, ResidentLoader, evaluation_loader
-from angularkd.data.mixing import MixedBatches, Mixing
-from angularkd.data.resident import ResidentImages, channel_stats, load_resident
+from angularkd.config.commands import DataOptions, Recipe
+from angularkd.data.in_memory import ResidentImages, channel_stats, load_resident
+from angularkd.data.loaders.resident import Batches, ResidentLoader, evaluation_loader
+from angularkd.data.loaders.workers import StreamingLoader, evaluation_stream, fits_memory, sampled_channel_stats
+from angularkd.data.opening import DataSet, open_data
 from angularkd.data.screening import SPLITS, without_bad_images
-from angularkd.data.sources import DataSet, open_data
 from angularkd.data.splits import Split, readable_size, readable_sizes
-from angularkd.data.streaming import StreamingLoader, evaluation_stream, fits_memory, sampled_channel_stats
-from angularkd.data.views import Views
+from angularkd.data.views.mixing import MixedBatches, Mixing
+from angularkd.data.views.tables import Views
 from angularkd.models.classifier import Classifier
 
 PHOTOGRAPH_SIZE = (224, 224)

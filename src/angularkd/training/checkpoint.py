@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from angularkd.errors import InputError
-from angularkd.files import write_atomically
+from angularkd.system.files import write_atomically
 from angularkd.training.ema import AveragedStudent
 
 

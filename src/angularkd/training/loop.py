@@ -11,12 +11,12 @@ from lightning_fabric import Fabric
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from angularkd.data.loader import Batches
-from angularkd.distiller import Distiller
+from angularkd.data.loaders.resident import Batches
+from angularkd.distillation.distiller import Distiller
 from angularkd.errors import InputError
+from angularkd.metrics.classification import TrainingMeter
 from angularkd.training.checkpoint import TrainingState
 from angularkd.training.ema import AveragedStudent
-from angularkd.training.metrics import TrainingMeter
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss: looking waits for the device."""

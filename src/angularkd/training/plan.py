@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from angularkd.distiller import Distiller
+from angularkd.distillation.distiller import Distiller
 from angularkd.errors import InputError
-from angularkd.modes import mode
-from angularkd.pairing import Pair
+from angularkd.features.pairing import Pair
+from angularkd.system.modes import mode
 from angularkd.types import Batch
 
 LOOKED_AT = 500

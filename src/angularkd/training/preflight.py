@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from angularkd.models.sources import Classifier
-from angularkd.teacher_cache import TeacherCache
+from angularkd.distillation.teacher_cache import TeacherCache
+from angularkd.metrics.evaluate import evaluate
+from angularkd.models.opening import Classifier
 from angularkd.training.build import Job
-from angularkd.training.evaluate import evaluate
 from angularkd.training.plan import (
     LOOKED_AT,
     Plan,

@@ -9,7 +9,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from angularkd.training.metrics import TrainingMeter
+from angularkd.metrics.classification import TrainingMeter
 
 REFRESH_SECONDS = 0.5
 """Time between two readings of the loss terms, each of which waits for the device."""

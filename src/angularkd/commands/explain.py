@@ -1,0 +1,132 @@
+"""The explain command as a function: one image through teacher and student, a figure and a table of AMD's parts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from angularkd.config.commands import ExplainConfig
+from angularkd.data.decode import decode_image
+from angularkd.data.in_memory import fit
+from angularkd.errors import InputError
+from angularkd.explanation.figure import check_figures, draw_explanation
+from angularkd.explanation.maps import PARTINGS, Explanation, explain_image
+from angularkd.features.attention import mechanism
+from angularkd.features.pairing import pair_models
+from angularkd.models.adapting import check_trained, fit_to_images
+from angularkd.models.classifier import NORMALIZATIONS, Classifier, Preprocessing
+from angularkd.models.opening import open_classifier
+from angularkd.system.files import check_file_writable, write_json
+from angularkd.training.build_data import CIFAR_SIZE, PHOTOGRAPH_SIZE, as_size
+
+IMAGENET_CLASSES = 1000
+
+
+def explain(**options: Any) -> Explanation:
+    """Show what AMD sees in one image. Options: the fields of `angularkd.config.commands.ExplainConfig`."""
+    return run_explanation(ExplainConfig.from_options(**options))
+
+
+def run_explanation(config: ExplainConfig, console: Console | None = None) -> Explanation:
+    """`explain` with a checked configuration; the table is shown on the console."""
+    console = console or Console(quiet=True)
+    figure = Path(config.out)
+    check_figures(figure)
+    for file, flag in ((config.out, "--out"), (config.json_file, "--json-file")):
+        if file is not None:
+            check_file_writable(Path(file), flag)
+    try:
+        data = Path(config.image).read_bytes()
+    except OSError as error:
+        raise InputError(f"there is no image {config.image} to read ({error.strerror}): give a file") from None
+    pixels = decode_image(data, config.image)
+    torch.manual_seed(0)
+    teacher = open_classifier(
+        config.teacher,
+        IMAGENET_CLASSES,
+        weights=config.teacher_weights,
+        normalization=config.teacher_normalization,
+        pretrained=True,
+    )
+    check_trained(teacher)
+    student = open_classifier(
+        config.student, teacher.num_classes, weights=config.student_weights, normalization=config.student_normalization
+    )
+    size = _size(config, teacher, student)
+    teacher, student = (
+        fit_to_images(_preprocessed(classifier), size, None, role)
+        for classifier, role in ((teacher, "teacher"), (student, "student"))
+    )
+    pixels = fit(pixels, size)
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
+    images = [classifier.preprocessing(image) for classifier in (teacher, student) if classifier.preprocessing]
+    for classifier in (teacher, student):
+        classifier.module.eval()
+    if mechanism(config.attention).signals and teacher.num_classes != student.num_classes:
+        raise InputError(
+            f"attention {config.attention} looks at one class in both models, and the teacher tells apart {teacher.num_classes}, "
+            f"the student {student.num_classes}: use another attention"
+        )
+    pairs = pair_models(teacher.module, student.module, images[0], images[1], config.pairs)
+    found = explain_image(
+        teacher.module, student.module, images[0], images[1], pairs, config.margins, attention=config.attention
+    )
+    untrained = "" if student.pretrained else " (untrained)"
+    title = f"{Path(config.image).name}: what {config.student}{untrained} should learn of {config.teacher}"
+    draw_explanation(figure, found, pixels, config.teacher, config.student + untrained, title)
+    if config.json_file is not None:
+        write_json(Path(config.json_file), _numbers(config, found))
+    _show(found, console)
+    console.print(f"figure: {figure}", soft_wrap=True, highlight=False)
+    return found
+
+
+def _size(config: ExplainConfig, teacher: Classifier, student: Classifier) -> tuple[int, int]:
+    small = all(classifier.spec.startswith("cifar/") for classifier in (teacher, student))
+    return (
+        as_size(config.image_size)
+        or student.image_size
+        or teacher.image_size
+        or (CIFAR_SIZE if small else PHOTOGRAPH_SIZE)
+    )
+
+
+def _preprocessed(classifier: Classifier) -> Classifier:
+    """Without data whose statistics could be taken, ImageNet's are, where nothing else is known."""
+    if classifier.preprocessing is not None:
+        return classifier
+    return replace(classifier, preprocessing=Preprocessing(*NORMALIZATIONS["imagenet"], source="ImageNet's, assumed"))
+
+
+def _numbers(config: ExplainConfig, found: Explanation) -> dict[str, Any]:
+    return {
+        "image": config.image,
+        "teacher": config.teacher,
+        "student": config.student,
+        "attention": config.attention,
+        "pairs": [{"teacher": pair.teacher.path, "student": pair.student.path} for pair in found.pairs],
+        "distance": {f"{margin:g}": list(values) for margin, values in found.distance.items()},
+        "cosines_between": [list(names) for names in PARTINGS],
+        "cosines": {
+            f"{margin:g}": [[None if math.isnan(value) else value for value in row] for row in rows]
+            for margin, rows in found.cosines.items()
+        },
+    }
+
+
+def _show(found: Explanation, console: Console) -> None:
+    """AMD's value, and the cosines between the gradients of its parts: 1 where they pull the same way."""
+    columns = [f"cos {a}, {b}" for a, b in PARTINGS]
+    table = Table("margin", "student stage", "AMD", *columns, title="how AMD's parts pull", title_justify="left")
+    for margin, rows in found.cosines.items():
+        names = [pair.student.path for pair in found.pairs] + ["all, by parameters"]
+        distances = [*found.distance[margin], sum(found.distance[margin])]
+        for name, distance, row in zip(names, distances, rows, strict=True):
+            table.add_row(f"{margin:g}", name, f"{distance:.3g}", *(f"{cosine:.4f}" for cosine in row))
+    console.print(table)

@@ -1,0 +1,56 @@
+"""What there is: models, losses and data sets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatch
+
+from rich.console import Console
+from rich.table import Table
+
+from angularkd.data.opening import DESCRIPTIONS
+from angularkd.errors import InputError
+from angularkd.features.attention import ATTENTIONS
+from angularkd.losses.objective import LOSSES, SCHEDULE
+from angularkd.models import opening as sources
+
+
+def show_list(what: str, pattern: str, console: Console) -> None:
+    """Print what matches a shell pattern. Raises InputError when nothing does."""
+    LISTS[what](pattern, console)
+
+
+def _models(pattern: str, console: Console) -> None:
+    for name in _some(sources.names(pattern), pattern, "models"):
+        console.print(name, highlight=False, soft_wrap=True)
+
+
+def _losses(pattern: str, console: Console) -> None:
+    table = Table("loss", "what it is", "options")
+    names = _some([name for name in LOSSES if fnmatch(name, pattern)], pattern, "losses")
+    for name in names:
+        options = ", ".join(f"{key}={default}" for key, default in LOSSES[name].options().items())
+        table.add_row(name, LOSSES[name].summary, options)
+    console.print(table)
+    console.print(f"every loss also takes {' and '.join(SCHEDULE)}: its weight's course over the run", highlight=False)
+    if any("attention" in LOSSES[name].options() for name in names):
+        mechanisms = Table("attention", "what it is", "takes a power")
+        for name, row in ATTENTIONS.items():
+            mechanisms.add_row(name, row.summary, "yes" if row.takes_power else "")
+        console.print(mechanisms)
+
+
+def _datasets(pattern: str, console: Console) -> None:
+    table = Table("DATA", "what it is")
+    for name in _some([name for name in DESCRIPTIONS if fnmatch(name, pattern)], pattern, "datasets"):
+        table.add_row(name, DESCRIPTIONS[name])
+    console.print(table)
+
+
+LISTS: dict[str, Callable[[str, Console], None]] = {"models": _models, "losses": _losses, "datasets": _datasets}
+
+
+def _some(names: list[str], pattern: str, what: str) -> list[str]:
+    if not names:
+        raise InputError(f"no {what} match '{pattern}': a pattern is like 'cifar/*'; angularkd list {what} shows all")
+    return names

@@ -1,0 +1,85 @@
+"""Reads a transformer's attention while it runs, whatever its code: by watching the functions that compute it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from angularkd.features.attention import widen
+
+SOFTMAXES = (torch.softmax, F.softmax, Tensor.softmax)
+
+
+class AttentionWatch(TorchFunctionMode):
+    """While entered, keeps the class token's attention of the last self-attention, and its rollout over all of them.
+
+    Three ways of computing attention are recognised: `scaled_dot_product_attention`, `nn.MultiheadAttention`, and a
+    softmax over [batch, head, query, key]. The class token is the first.
+
+    rollout: whether to keep the rollout too, which takes the attention between all tokens of every block.
+
+    It does not work inside of `torch.compile`.
+    """
+
+    def __init__(self, rollout: bool) -> None:
+        super().__init__()
+        self._rollout = rollout
+        self._row: Tensor | None = None
+        self._rolled: Tensor | None = None
+
+    def row(self, rollout: bool) -> Tensor | None:
+        """Attention from the class token to every token [batch, tokens], None where none was seen."""
+        if not rollout:
+            return self._row
+        return self._rolled[:, 0] if self._rolled is not None else None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            output, weights = func(*args, **{**kwargs, "need_weights": True, "average_attn_weights": True})
+            self._keep(weights)
+            return output, weights if kwargs.get("need_weights", True) else None
+        result = func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            self._keep(_attention(*args, **kwargs, first_query_only=not self._rollout).mean(dim=1))
+        elif func in SOFTMAXES and result.ndim == 4:
+            self._keep(widen(result).mean(dim=1))
+        return result
+
+    def _keep(self, attention: Tensor) -> None:
+        """Attention [batch, query, key], averaged over the heads."""
+        self._row = attention[:, 0]
+        if not self._rollout or attention.shape[1] != attention.shape[2]:
+            return
+        mixed = (attention + torch.eye(attention.shape[1], device=attention.device, dtype=attention.dtype)) / 2
+        fits = self._rolled is not None and self._rolled.shape == mixed.shape
+        self._rolled = mixed @ self._rolled if fits and self._rolled is not None else mixed
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    first_query_only: bool,
+) -> Tensor:
+    """softmax(q k^T * scale + mask) [batch, head, query, key], as scaled_dot_product_attention computes it inside."""
+    if first_query_only:
+        query = query[..., :1, :]
+    scores = widen(query) @ widen(key).transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is not None:
+        mask = attn_mask[..., : query.shape[-2], :]
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(dim=-1)

@@ -1,0 +1,174 @@
+"""From a teacher's classes to the data's: which of its logits speak for each class of the data."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jaxtyping import Float
+from torch import Tensor
+
+from angularkd.errors import InputError, nearest
+from angularkd.system.compiling import made_once
+
+
+@dataclass(frozen=True)
+class ClassMapping:
+    """For each class of the data, in their order, the teacher's classes that it is made of.
+
+    Calling it maps logits [batch, teacher classes] to [batch, data classes]: the probabilities of a group's classes are
+    summed, and those of classes in no group are left out:
+
+        mapped_k = logsumexp_{j in groups[k]} logits_j
+
+    so that softmax(mapped) is the teacher's prediction, given that the image shows one of the data's classes.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+
+    def __call__(self, logits: Float[Tensor, "batch teacher_classes"]) -> Float[Tensor, "batch classes"]:
+        if self.one_to_one:
+            return logits[:, _indices(self.groups, logits.device)[:, 0]]
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        padded = torch.nn.functional.pad(wide, (0, 1), value=float("-inf"))
+        return padded[:, _indices(self.groups, logits.device)].logsumexp(dim=2)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def one_to_one(self) -> bool:
+        """Whether every class of the data is a single class of the teacher."""
+        return all(len(group) == 1 for group in self.groups)
+
+    def head_weight(self, weight: Float[Tensor, "teacher_classes dim"]) -> Float[Tensor, "classes dim"]:
+        """The rows of the classification layer that give the mapped logits. Raises InputError where several share a class."""
+        if not self.one_to_one:
+            raise InputError(
+                "a loss looks through the teacher's classification layer, which has no single row for a class that is mapped "
+                "to several of the teacher's: map each class to one, or leave out that loss"
+            )
+        return weight[_indices(self.groups, weight.device)[:, 0]]
+
+
+@made_once
+def _indices(groups: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+    """[classes, longest group], filled up with -1, on the device once and for all: no copy, hence no wait, in a step."""
+    longest = max(map(len, groups))
+    return torch.tensor([[*group, *[-1] * (longest - len(group))] for group in groups], device=device)
+
+
+def match_names(classes: Sequence[str], teacher_classes: Sequence[str] | None) -> ClassMapping | None:
+    """The mapping by equal names; None unless the teacher's names hold each of the data's exactly once."""
+    counts = Counter(teacher_classes or ())
+    if teacher_classes is None or any(counts[name] != 1 for name in classes):
+        return None
+    return ClassMapping(tuple((teacher_classes.index(name),) for name in classes))
+
+
+def read_class_mapping(
+    path: str | Path, classes: Sequence[str], teacher_classes: Sequence[str] | None, num_teacher_classes: int
+) -> ClassMapping:
+    """The mapping in a YAML or JSON file, from each class of the data to a class of the teacher or a list of such.
+
+        n01440764: 0
+        church: church
+        dog: [beagle, 163, English setter]
+
+    A teacher's class is its index (an unquoted whole number) or its name, where `teacher_classes` are known.
+
+    Raises InputError for a class of the data that is not mapped, one that the data does not have, an index out of range, a
+    name that is unknown or names several classes, a teacher's class that is taken twice, and a file that is no such mapping.
+    """
+    entries = _read_entries(Path(path))
+    for name in entries:
+        if name not in classes:
+            raise InputError(f"{path} maps '{name}', which is no class of the data.{nearest(name, classes)}")
+    absent = [name for name in classes if name not in entries]
+    if absent:
+        raise InputError(
+            f"{path} maps no class of the teacher to {', '.join(repr(name) for name in absent)}: every class of the data needs one"
+        )
+    groups: list[tuple[int, ...]] = []
+    taken: dict[int, str] = {}
+    for name in classes:
+        group = []
+        for wanted in entries[name]:
+            index = _index_of(wanted, teacher_classes, num_teacher_classes, f"{path}, class '{name}'")
+            if index in taken:
+                raise InputError(
+                    f"{path} takes the teacher's class {wanted!r} twice, for '{taken[index]}' and '{name}'"
+                )
+            taken[index] = name
+            group.append(index)
+        groups.append(tuple(group))
+    return ClassMapping(tuple(groups))
+
+
+def _index_of(wanted: Any, teacher_classes: Sequence[str] | None, count: int, where: str) -> int:
+    if isinstance(wanted, int) and not isinstance(wanted, bool):
+        if not 0 <= wanted < count:
+            raise InputError(f"{where}: the teacher has classes 0 to {count - 1}, got {wanted}")
+        return wanted
+    if not isinstance(wanted, str):
+        raise InputError(
+            f"{where}: expected a name or an index of a teacher's class, or a list of these, got {wanted!r}"
+        )
+    if teacher_classes is None:
+        raise InputError(
+            f"{where}: the names of the teacher's classes are not known, got {wanted!r}: give indices 0 to {count - 1}"
+        )
+    found = [index for index, name in enumerate(teacher_classes) if name == wanted]
+    if not found:
+        raise InputError(f"{where}: the teacher has no class '{wanted}'.{nearest(wanted, teacher_classes)}")
+    if len(found) > 1:
+        raise InputError(f"{where}: '{wanted}' names the teacher's classes {found}: give one of these indices")
+    return found[0]
+
+
+def _read_entries(path: Path) -> dict[str, list[Any]]:
+    """Names of the data's classes, as they are written, with the teacher's classes of each."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"there is no class mapping {path} to read ({error})") from None
+    try:
+        pairs = json.loads(text, object_pairs_hook=list) if path.suffix == ".json" else _yaml_pairs(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
+    if not isinstance(pairs, list) or not pairs or not all(isinstance(pair, tuple) for pair in pairs):
+        raise InputError(
+            f"{path} must hold a mapping from the data's classes to the teacher's, a line 'NAME: CLASS' for each"
+        )
+    repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+    if repeated:
+        raise InputError(f"{path} maps '{repeated[0]}' twice: keep one line")
+    entries = {name: value if isinstance(value, list) else [value] for name, value in pairs}
+    empty = [name for name, value in entries.items() if not value]
+    if empty:
+        raise InputError(f"{path} maps '{empty[0]}' to nothing: give a teacher's class")
+    return entries
+
+
+def _yaml_pairs(text: str) -> Any:
+    """Keys and words as they are written, so that a class may be called 007 or no; only plain whole numbers are numbers."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+        return None
+    return [(key.value, _yaml_value(value)) for key, value in node.value]
+
+
+def _yaml_value(node: yaml.Node) -> Any:
+    if isinstance(node, yaml.SequenceNode):
+        return [_yaml_value(part) for part in node.value]
+    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:int" and node.value.lstrip("-").isdigit():
+        return int(node.value)
+    return None if node.tag == "tag:yaml.org,2002:null" else node.value

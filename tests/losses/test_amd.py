@@ -1,0 +1,290 @@
+"""AMD against golden values, a slow oracle and the laws it has to keep."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from angularkd import AMDLoss, InputError
+from angularkd.features.attention import PowerMap
+from angularkd.losses.amd import MARGINS as NAMED_MARGINS
+from angularkd.losses.amd import cosine_with_margin, patches
+
+MARGINS = [(1.35, 0.0, 0.0), (1.0, 0.0, 0.0), (1.2, 0.3, 0.0), (1.0, 0.0, 0.2), (1.1, 0.2, 0.1)]
+GOLDEN = [(64, m) for m in ("1.0", "1.1", "1.2", "1.35", "1.5", "2.0")] + [(32, "1.35"), (8, "1.35")]
+
+
+def features(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64, grad: bool = False) -> Tensor:
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return values.to(dtype).requires_grad_(grad)
+
+
+def slow_amd(
+    student: Tensor,
+    teacher: Tensor,
+    margin: float,
+    additive: float,
+    cosine: float,
+    scale: float,
+    grid: int | None,
+    w: float,
+) -> float:
+    """One stage of equal sizes by loops over samples and positions, in Python's floats, from the formulas of the paper."""
+
+    def maps(stage: Tensor) -> list[list[list[list[float]]]]:
+        result = []
+        for sample in stage.tolist():
+            height, width = len(sample[0]), len(sample[0][0])
+            power = [[sum(channel[y][x] ** 2 for channel in sample) for x in range(width)] for y in range(height)]
+            norm = math.sqrt(sum(value**2 for row in power for value in row)) + 1e-6
+            positive = [[0.0] * width for _ in range(height)]
+            negative = [[0.0] * width for _ in range(height)]
+            angular = [[0.0] * width for _ in range(height)]
+            for y in range(height):
+                for x in range(width):
+                    q = power[y][x] / norm
+                    positive[y][x] = scale * (math.cos(margin * math.acos(q) + additive) - cosine)
+                    negative[y][x] = scale * (1 - q)
+                    angular[y][x] = positive[y][x] - math.log(math.exp(positive[y][x]) + math.exp(negative[y][x]))
+            result.append([angular, positive, negative])
+        return result
+
+    def region(s: list, t: list, rows: range, columns: range) -> float:
+        total = 0.0
+        for sample_s, sample_t in zip(s, t, strict=True):
+            for map_s, map_t in zip(sample_s, sample_t, strict=True):
+                norm_s = math.sqrt(sum(map_s[y][x] ** 2 for y in rows for x in columns))
+                norm_t = math.sqrt(sum(map_t[y][x] ** 2 for y in rows for x in columns))
+                total += sum((map_s[y][x] / norm_s - map_t[y][x] / norm_t) ** 2 for y in rows for x in columns)
+        return total / (3 * len(s) * len(rows) * len(columns))
+
+    s, t = maps(student), maps(teacher)
+    height, width = student.shape[2:]
+    whole = region(s, t, range(height), range(width))
+    if grid is None:
+        return whole
+    h, v = height // grid, width // grid
+    cells = [(range(i * h, (i + 1) * h), range(j * v, (j + 1) * v)) for i in range(grid) for j in range(grid)]
+    return (1 - w) * whole + w * sum(region(s, t, rows, columns) for rows, columns in cells) / len(cells)
+
+
+@pytest.mark.parametrize(("scale", "margin"), GOLDEN)
+def test_golden_values_and_gradients(golden, scale, margin) -> None:
+    student = golden.stages("student")
+    loss = AMDLoss(margin=float(margin), scale=scale)(student, golden.stages("teacher"))
+    golden.check(f"amd_global.s{scale}.m{margin}", loss, student)
+
+
+def test_golden_values_and_gradients_with_local_patches(golden) -> None:
+    student = golden.stages("student")
+    loss = AMDLoss(grid=2, local_weight=0.2)(student, golden.stages("teacher"))
+    golden.check("amd_global_local4.s64.m1.35", loss, student)
+
+
+@pytest.mark.parametrize("grid", [None, 2, 3])
+@pytest.mark.parametrize(("margin", "additive", "cosine"), MARGINS)
+def test_equals_the_slow_oracle(margin, additive, cosine, grid) -> None:
+    student, teacher = features(2, 3, 6, 12, seed=1), features(2, 5, 6, 12, seed=2)
+    loss = AMDLoss(margin, additive, cosine, scale=8.0, grid=grid, local_weight=0.3)([student], [teacher])
+    expected = slow_amd(student, teacher, margin, additive, cosine, 8.0, grid, 0.3)
+    assert loss.item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_stages_are_summed() -> None:
+    stages = [(features(2, 3, 4, 4, seed=i), features(2, 4, 4, 4, seed=i + 9)) for i in range(3)]
+    loss = AMDLoss()
+    together = loss([s for s, _ in stages], [t for _, t in stages])
+    assert together.item() == pytest.approx(sum(loss([s], [t]).item() for s, t in stages), rel=1e-12)
+
+
+def test_stages_count_by_their_weights() -> None:
+    stages = [(features(2, 3, 4, 4, seed=i), features(2, 4, 4, 4, seed=i + 9)) for i in range(3)]
+    weighted = AMDLoss(stage_weights=[2, 0, 0.5])([s for s, _ in stages], [t for _, t in stages])
+    alone = [AMDLoss()([s], [t]).item() for s, t in stages]
+    assert weighted.item() == pytest.approx(2 * alone[0] + 0.5 * alone[2], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMED_MARGINS)
+def test_named_margins_stand_for_their_numbers(name) -> None:
+    student, teacher = features(2, 3, 4, 4, seed=1), features(2, 4, 4, 4, seed=2)
+    multiplicative, additive, cosine = NAMED_MARGINS[name]
+    named = AMDLoss(name)([student], [teacher])
+    assert torch.equal(named, AMDLoss(multiplicative, additive, cosine)([student], [teacher]))
+    others = [AMDLoss(other)([student], [teacher]).item() for other in NAMED_MARGINS if other != name]
+    assert all(abs(named.item() - other) > 1e-9 for other in others)
+
+
+@pytest.mark.parametrize("grid", [None, 2])
+def test_the_parts_are_those_of_the_three_maps(grid) -> None:
+    student, teacher = features(2, 3, 4, 4, seed=1), features(2, 4, 4, 4, seed=2)
+    loss = AMDLoss(grid=grid)
+    parts = loss.by_map([student], [teacher])
+    assert parts.shape == (3,) and torch.equal(parts.sum(), loss([student], [teacher]))
+    if grid is None:
+        units = [torch.nn.functional.normalize(loss.maps(x).flatten(2), dim=2) for x in (student, teacher)]
+        torch.testing.assert_close(parts, (units[0] - units[1]).square().mean(dim=(1, 2)) / 3)
+
+
+@pytest.mark.parametrize("grid", [None, 2])
+@pytest.mark.parametrize(("margin", "additive", "cosine"), MARGINS)
+def test_gradcheck(margin, additive, cosine, grid) -> None:
+    student, teacher = features(2, 3, 4, 6, seed=1, grad=True), features(2, 3, 4, 6, seed=2)
+    loss = AMDLoss(margin, additive, cosine, scale=4.0, grid=grid)
+    assert torch.autograd.gradcheck(lambda s: loss([s], [teacher]), (student,))
+
+
+@pytest.mark.parametrize("grid", [None, 2])
+def test_student_equal_to_teacher_gives_zero(grid) -> None:
+    stages = [features(3, 4, 8, 8, seed=1), features(3, 6, 4, 4, seed=2)]
+    assert AMDLoss(grid=grid)(stages, [stage.clone() for stage in stages]).item() == 0.0
+
+
+def test_with_margin_one_the_positive_term_is_attention_transfer() -> None:
+    student, teacher = features(3, 4, 5, 5, seed=1), features(3, 6, 5, 5, seed=2)
+    loss = AMDLoss(margin=1.0)
+    positive_s, positive_t = (loss.maps(stage)[1].flatten(1) for stage in (student, teacher))
+    power_s, power_t = (stage.square().sum(1).flatten(1) for stage in (student, teacher))
+    unit = torch.nn.functional.normalize
+    ours = torch.nn.functional.mse_loss(unit(positive_s), unit(positive_t))
+    attention_transfer = torch.nn.functional.mse_loss(unit(power_s), unit(power_t))
+    torch.testing.assert_close(ours, attention_transfer, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [64.0, 200.0])
+@pytest.mark.parametrize("magnitude", [1e-3, 1.0, 300.0])
+def test_every_precision_is_finite_and_near_float64(dtype, scale, magnitude) -> None:
+    student = (features(2, 8, 8, 8, seed=1) * magnitude).to(dtype).requires_grad_()
+    teacher = (features(2, 16, 8, 8, seed=2) * magnitude).to(dtype)
+    loss = AMDLoss(scale=scale)([student], [teacher])
+    loss.backward()
+    exact = AMDLoss(scale=scale)([student.detach().double()], [teacher.double()])
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert student.grad is not None and student.grad.dtype == dtype
+    assert student.grad.isfinite().all()
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(dtype) -> None:
+    student, teacher = features(2, 8, 8, 8, seed=1).float(), features(2, 8, 8, 8, seed=2).float()
+    with torch.autocast("cpu", dtype=dtype):
+        inside = AMDLoss(grid=2)([student], [teacher])
+    assert torch.equal(inside, AMDLoss(grid=2)([student], [teacher]))
+
+
+@pytest.mark.parametrize(("margin", "additive"), [(1.35, 0.0), (1.0, 0.5), (1.5, 0.3), (3.0, 0.0)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_gradient_is_finite_where_the_angle_is_zero_or_right(margin, additive, dtype) -> None:
+    cosine = torch.tensor([0.0, 1e-30, 0.5, 1 - 1e-7, 1.0], dtype=dtype, requires_grad=True)
+    value = cosine_with_margin(cosine, margin, additive)
+    value.sum().backward()
+    assert value.isfinite().all() and cosine.grad.isfinite().all()
+    if additive == 0:
+        assert value[-1].item() == 1.0
+        assert cosine.grad[-1].item() == pytest.approx(margin**2, rel=1e-6)
+        assert cosine.grad[-2].item() == pytest.approx(margin**2, rel=1e-3)
+
+
+@pytest.mark.parametrize("teacher_kind", ["zero", "single", "constant"])
+@pytest.mark.parametrize("student_kind", ["zero", "single", "constant"])
+@pytest.mark.parametrize(("margin", "additive"), [(1.35, 0.0), (1.0, 0.2)])
+def test_degenerate_maps_have_finite_gradients(student_kind, teacher_kind, margin, additive) -> None:
+    def degenerate(kind: str) -> Tensor:
+        stage = torch.zeros(2, 3, 4, 4)
+        if kind == "single":
+            stage[:, :, 1, 2] = 5.0
+        return torch.ones_like(stage) if kind == "constant" else stage
+
+    student = degenerate(student_kind).requires_grad_()
+    loss = AMDLoss(margin, additive, grid=2)([student], [degenerate(teacher_kind)])
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
+
+
+def test_the_order_of_the_batch_does_not_matter() -> None:
+    student, teacher, order = features(5, 3, 6, 6, seed=1), features(5, 4, 6, 6, seed=2), torch.tensor([3, 0, 4, 2, 1])
+    loss = AMDLoss(grid=2)
+    torch.testing.assert_close(loss([student[order]], [teacher[order]]), loss([student], [teacher]))
+    assert abs(loss([student[order]], [teacher]).item() - loss([student], [teacher]).item()) > 1e-6
+
+
+def test_the_scale_of_the_features_does_not_matter() -> None:
+    student, teacher = features(2, 3, 6, 6, seed=1), features(2, 4, 6, 6, seed=2)
+    torch.testing.assert_close(AMDLoss(eps=0.0)([student * 7], [teacher / 3]), AMDLoss(eps=0.0)([student], [teacher]))
+
+
+def test_the_teacher_carries_no_gradient() -> None:
+    student, teacher = features(2, 3, 4, 4, seed=1, grad=True), features(2, 3, 4, 4, seed=2, grad=True)
+    AMDLoss()([student], [teacher]).backward()
+    assert student.grad is not None and teacher.grad is None
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [((8, 8), (4, 4)), ((4, 4), (8, 8)), ((5, 9), (7, 3)), ((1, 6), (2, 3))])
+def test_unequal_sizes_are_pooled_before_normalising(ours, theirs) -> None:
+    student, teacher = features(2, 3, *ours, seed=1), features(2, 4, *theirs, seed=2)
+    size = (min(ours[0], theirs[0]), min(ours[1], theirs[1]))
+    pooled = [torch.nn.functional.adaptive_avg_pool2d(s.square().sum(1), size) for s in (student, teacher)]
+    torch.testing.assert_close(AMDLoss()([student], [teacher]), AMDLoss()(pooled[:1], pooled[1:]))
+
+
+def test_power_maps_stand_for_their_features() -> None:
+    student, teacher = features(2, 3, 4, 4, seed=1), features(2, 5, 4, 4, seed=2)
+    loss = AMDLoss(power=3.0)
+    reduced = loss([PowerMap(3.0)(student)], [PowerMap(3.0)(teacher)])
+    assert torch.equal(reduced, loss([student], [teacher]))
+    assert abs(reduced.item() - AMDLoss(power=2.0)([student], [teacher]).item()) > 1e-6
+
+
+def test_patches_tile_the_map_also_where_the_grid_does_not_divide_it() -> None:
+    maps = torch.arange(3 * 5 * 7, dtype=torch.float32).view(3, 5, 7)
+    cells = list(patches(maps, 3))
+    assert len(cells) == 9
+    rows = [torch.cat(cells[i : i + 3], dim=2) for i in (0, 3, 6)]
+    assert torch.equal(torch.cat(rows, dim=1), maps)
+
+
+def test_a_batch_of_one_works() -> None:
+    student, teacher = features(1, 3, 4, 4, seed=1), features(1, 3, 4, 4, seed=2)
+    assert AMDLoss(grid=2)([student], [teacher]).item() > 0
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "options", "message"),
+    [
+        ([(2, 3, 4, 4)], [], {}, "1 of the student and 0 of the teacher"),
+        ([], [], {}, "non-empty"),
+        ([(2, 3, 4, 4), (2, 3, 1, 1)], [(2, 3, 4, 4), (2, 3, 1, 1)], {}, "stage 1: a 1x1 map"),
+        ([(2, 3, 4, 4)], [(3, 3, 4, 4)], {}, "stage 0: the student's batch holds 2"),
+        ([(2, 3, 4, 4)], [(2, 3, 4, 4)], {"grid": 4}, "stage 0: a 4x4 grid"),
+        ([(2, 3, 4, 4)], [(2, 3, 4, 4)], {"grid": 9}, "stage 0: a 9x9 grid"),
+        ([(2, 3, 4, 4)], [(2, 3, 4, 4)], {"stage_weights": [1, 2]}, "2 stage_weights for 1 paired"),
+    ],
+)
+def test_features_that_do_not_fit_are_named(student, teacher, options, message) -> None:
+    with pytest.raises(InputError, match=message):
+        AMDLoss(**options)([features(*shape) for shape in student], [features(*shape) for shape in teacher])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"margin": 0.0}, "margin"),
+        ({"scale": -1.0}, "scale"),
+        ({"power": 0.5}, "power"),
+        ({"grid": 1}, "grid"),
+        ({"scale": float("inf")}, "scale must be a finite number"),
+        ({"additive_margin": True}, "additive_margin must be a finite number"),
+        ({"local_weight": 1.5}, "local_weight"),
+        ({"margin": "arcfase"}, "no margin 'arcfase'.*'arcface'"),
+        ({"margin": "arcface", "cosine_margin": 0.1}, "sets all three margins"),
+        ({"stage_weights": [1, -1]}, "stage_weights"),
+        ({"stage_weights": [0, 0]}, "stage_weights"),
+    ],
+)
+def test_options_out_of_range_are_named(options, message) -> None:
+    with pytest.raises(InputError, match=message):
+        AMDLoss(**options)
