@@ -2,16 +2,22 @@
 # make check  what has to hold before a change lands         make clean   remove the environment
 PYTHON ?= python3
 BIN := .venv/bin
+CHECKED := angularkd.losses,angularkd.features,angularkd.models,angularkd.data,angularkd.metrics,angularkd.distillation
+SHAPED := tests/losses tests/features tests/models tests/data tests/metrics tests/distillation
 # The newest part of an installation; older than what decides it, it is made again.
 INSTALLED := .venv/installed
 
-.PHONY: demo test check format lint types install clean
+.PHONY: demo test shapes check format lint types install clean
 
 demo: $(INSTALLED)
 	$(BIN)/angularkd demo
 
-test: $(INSTALLED)
+# Twice: the code as it ships, and then the rooms of tensors with the shapes in their signatures checked.
+test: shapes $(INSTALLED)
 	$(BIN)/python -m pytest -q -n auto
+
+shapes: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n auto --jaxtyping-packages=$(CHECKED),shape_checker.check $(SHAPED)
 
 check: lint types test
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import angularkd
-from angularkd.config.commands import DistillConfig
-from angularkd.data.opening import open_data
-from angularkd.training.build import build_distillation
+from angularkd.config import DistillConfig
+from angularkd.data import open_data
+from angularkd.system.modes import seeded
+from angularkd.training import build_distillation, open_dataset
 from measuring import environment, report, write
 from subset import write_first
 
@@ -68,7 +69,9 @@ def run(options: argparse.Namespace, folder: Path, seed: int, way: str) -> dict[
         "compile": options.compile,
         "cache": str(folder / "cache") if way == "cached" else None,
     }
-    job = build_distillation(DistillConfig.from_options(**asked))
+    config = DistillConfig.from_options(**asked)
+    with seeded(seed):
+        job = build_distillation(config, open_dataset(config))
     batch = next(job.batches.epoch(0))
     terms = job.distiller.train()(batch.images, batch.labels, batch.indices, batch.view).terms
     metrics = angularkd.distill(**asked, out=str(folder / f"{way}-{seed}"))

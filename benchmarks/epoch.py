@@ -35,7 +35,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from angularkd.data.opening import open_data
+from angularkd.data import open_data
 from angularkd.errors import InputError
 from contenders.setting import parser_of
 from measuring import environment, ratio, report, shown, write

@@ -16,13 +16,11 @@ from pathlib import Path
 
 import torch
 
-from angularkd.config.commands import DistillConfig
-from angularkd.data.loaders.resident import in_order
-from angularkd.data.opening import open_data
-from angularkd.models.opening import open_classifier
-from angularkd.models.weights import save_weights
+from angularkd.config import DistillConfig
+from angularkd.data import in_order, open_data
+from angularkd.models import open_classifier, save_weights
 from angularkd.system.compiling import CompiledForOneShape
-from angularkd.training.build import Job, build_distillation
+from angularkd.training import Job, build_distillation, open_dataset
 from contenders.setting import parser_of
 from measuring import WARM_UP, environment, in_rounds, ratio, report, shown, write
 from subset import write_first
@@ -54,7 +52,7 @@ def main() -> None:
             device=options.device,
             cache=folder / "cache",
         )
-        result = measure(build_distillation(config), options.rounds, options.compile)
+        result = measure(build_distillation(config, open_dataset(config)), options.rounds, options.compile)
     whole = result["bytes_an_image"] * len(dataset.train) / 1e6
     rows = [(name, f"{speed:,.0f}") for name, speed in result["images_per_second"].items()]
     lines = [
@@ -68,16 +66,17 @@ def main() -> None:
 
 def measure(job: Job, rounds: int, compile_: bool) -> dict:  # type: ignore[type-arg]
     """Speeds of both, their ratio, and the bytes that the cache takes for an image in all its views."""
-    assert job.teacher is not None and job.cache is not None
+    assert job.teacher is not None and job.cached is not None
+    cache = job.cached.cache
     batches, predict = in_order(job.batches), job.teacher.predict
     example = next(batches.epoch(0)).images
     if compile_:
         job.distiller.compile()
         predict = CompiledForOneShape(predict, frozen=True)  # type: ignore[assignment]
     needed = (rounds + WARM_UP) * BATCHES
-    if needed > job.cache.about.views_count * (job.cache.about.samples // len(example)):
+    if needed > cache.about.views_count * (cache.about.samples // len(example)):
         raise SystemExit(f"{needed} full batches are needed: give more --images, or fewer --rounds")
-    every = itertools.chain.from_iterable(batches.epoch(view) for view in range(job.cache.about.views_count))
+    every = itertools.chain.from_iterable(batches.epoch(view) for view in range(cache.about.views_count))
     waiting = (batch for batch in every if len(batch.labels) == len(example))
 
     @torch.no_grad()
@@ -87,14 +86,14 @@ def measure(job: Job, rounds: int, compile_: bool) -> dict:  # type: ignore[type
 
     def fill() -> None:
         for batch in itertools.islice(waiting, BATCHES):
-            job.distiller.fill_cache(batch.images, batch.indices, batch.view)
+            job.cached.fill(batch.images, batch.indices, batch.view)
 
     times = in_rounds({"forward": forward, "fill": fill}, rounds)
     images = BATCHES * len(example)
     return {
         "images_per_second": {name: images / statistics.median(values) for name, values in times.items()},
         "fill_over_forward": ratio(times["forward"], times["fill"]),
-        "bytes_an_image": job.cache.size_bytes / job.cache.about.samples,
+        "bytes_an_image": cache.size_bytes / cache.about.samples,
     }
 
 

@@ -26,8 +26,8 @@ from typing import Any
 import torch
 
 import angularkd
-from angularkd.distillation.distiller import Distiller
-from angularkd.losses.objective import LOSSES
+from angularkd.distillation import Distiller
+from angularkd.losses import LOSSES
 from angularkd.models import cifar
 
 TEACHER, STUDENT = "cifar/resnet20", "cifar/resnet8"

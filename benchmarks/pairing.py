@@ -34,8 +34,8 @@ from rich.table import Table
 from torch import nn
 
 from angularkd import Distiller
-from angularkd.features.stages import find_stages
-from angularkd.models.opening import Preprocessing, open_classifier
+from angularkd.features import find_stages, trace
+from angularkd.models import Preprocessing, open_classifier
 
 ROLES = ("teacher", "student")
 CLASSES = 10
@@ -123,7 +123,7 @@ def try_role(role: str, model: nn.Module, partner: nn.Module, size: int, partner
             bare = model.eval()(own(images))
     distiller = Distiller(teacher, student, {"ce": 1.0, "amd": 1.0}, example=images, **transforms)
     if bare is not None and distiller.teacher is not None:
-        check(torch.equal(distiller.teacher(images).output, bare), "the hooks change the teacher's logits")
+        check(torch.equal(distiller.teacher(images).logits, bare), "the hooks change the teacher's logits")
     out = distiller(images, labels)
     check(bool(out.total.isfinite()), "the loss is not finite")
     check(all(pair.teacher.height * pair.student.height > 1 for pair in distiller.pairs), "a map has one position")
@@ -151,7 +151,8 @@ def image_size(case: Case, small: int) -> tuple[int, dict[str, int]]:
     for options in ({}, {"img_size": small}):
         try:
             with torch.device("meta"):
-                if len(find_stages(build(case, **options), torch.zeros(1, 3, small, small))) > 1:
+                model = build(case, **options)
+                if len(find_stages(model, trace(model, torch.zeros(1, 3, small, small)))) > 1:
                     return small, options
         except Exception:
             continue

@@ -28,12 +28,10 @@ from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
 from angularkd import Distiller
-from angularkd.data.loaders.workers import StreamingLoader
-from angularkd.data.opening import open_data
-from angularkd.data.views.tables import Views
-from angularkd.distillation.teacher_cache import About, TeacherCache
-from angularkd.features.pairing import pair_models
-from angularkd.models.opening import open_classifier
+from angularkd.data import StreamingLoader, Views, WorkerPool, open_data
+from angularkd.distillation import About, CachedTeacher, LiveTeacher, Teacher
+from angularkd.features import pair_models, trace
+from angularkd.models import open_classifier
 from angularkd.system.compiling import options_for
 from angularkd.system.memory import keep_freed_memory
 from contenders.setting import OBJECTIVE
@@ -83,10 +81,10 @@ def step_costs(case: dict[str, Any], options: argparse.Namespace) -> dict[str, A
     images, labels = batch_of(case["batch_size"], case["image_size"])
     indices = torch.arange(len(images))
     with tempfile.TemporaryDirectory() as folder:
-        live, cached = distiller_of(case, images), distiller_of(case, images)
-        alone = Distiller(None, live.student, {"ce": 1.0}).train()
         about = About("benchmark", "none", "32-true", "noise", {}, samples=len(images), views_count=1)
-        cached.keep_answers(images, lambda fields: TeacherCache(Path(folder), about, fields))
+        live = distiller_of(case, images)
+        cached = distiller_of(case, images, lambda teacher: CachedTeacher(LiveTeacher(teacher), Path(folder), about))
+        alone = Distiller(None, live.student, {"ce": 1.0}).train()
         for distiller in (live, cached, alone) if options.compile else ():
             distiller.compile(**options_for(images.device))
         parts = {
@@ -108,13 +106,16 @@ def batch_of(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.randint(0, 10, (count,))
 
 
-def distiller_of(case: dict[str, Any], images: torch.Tensor) -> Distiller:
+def distiller_of(
+    case: dict[str, Any], images: torch.Tensor, holder: Callable[[torch.nn.Module], Teacher] = LiveTeacher
+) -> Distiller:
     torch.manual_seed(0)
     teacher, student = (
         open_classifier(spec, 10).module.to(memory_format=torch.channels_last) for spec in (case["teacher"], STUDENT)
     )
-    pairs = pair_models(teacher.eval(), student, images[:1], images[:1], None)[-case["stages"] :]
-    return Distiller(teacher, student, OBJECTIVE, pairs=pairs, example=images[:1]).train()
+    traces = [trace(model, images[:1]) for model in (teacher.eval(), student)]
+    pairs = pair_models(teacher, student, *traces)[-case["stages"] :]
+    return Distiller(holder(teacher), student, OBJECTIVE, pairs=pairs, example=images[:1]).train()
 
 
 def decoding(workers: int, options: argparse.Namespace) -> float:
@@ -127,7 +128,7 @@ def decoding(workers: int, options: argparse.Namespace) -> float:
             picture.save(place / f"{number}.jpg", quality=90)
         split = open_data(folder).train
         views = Views(("resized_crop", "flip"), len(split), (128, 128), 0)
-        settings = {"seed": 0, "shuffle": True, "drop_last": False, "workers": workers}
+        settings = {"seed": 0, "shuffle": True, "drop_last": False, "pool": WorkerPool([split.store], workers)}
         loader = StreamingLoader(split, views, 64, **settings)
         speeds = []
         for epoch in range(1 + options.rounds):

@@ -5,7 +5,7 @@
 
 Contenders, each a whole optimiser step on the same batch (SGD with momentum):
 
-    teacher        its forward alone, watched at the paired stages
+    teacher        its forward alone, with the features of the paired stages extracted
     student alone  cross-entropy with the labels
     live           ce + kd + amd with the teacher running
     cached         the same with the teacher's answers read from a cache on disk
@@ -29,10 +29,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from angularkd import Distiller
-from angularkd.distillation.teacher_cache import About, TeacherCache
-from angularkd.features.extractor import FeatureExtractor
-from angularkd.features.stages import find_stages
-from angularkd.models.opening import open_classifier
+from angularkd.distillation import About, CachedTeacher, LiveTeacher
+from angularkd.features import FeatureExtractor, find_stages, trace
+from angularkd.models import open_classifier
 from angularkd.system.compiling import options_for
 from angularkd.system.memory import keep_freed_memory
 from contenders.eager_amd import published
@@ -52,11 +51,6 @@ def main() -> None:
     images = images.to(memory_format=LAYOUT)
     labels = torch.randint(0, 10, (options.batch_size,), device=options.device)
     indices = torch.arange(options.batch_size)
-    live, cached = (Distiller(teacher, student, OBJECTIVE, example=images[:1]).train() for _ in range(2))
-    alone = Distiller(None, student, {"ce": 1.0}).train()
-    if not options.eager:
-        for distiller in (live, cached, alone):
-            distiller.compile(**options_for(images.device))
 
     arithmetic = torch.autocast(images.device.type, torch.bfloat16, enabled=options.precision == "bfloat16")
 
@@ -72,13 +66,19 @@ def main() -> None:
 
         return run
 
-    assert live.teacher is not None
-    taught = live.teacher
     with tempfile.TemporaryDirectory() as folder:
         about = About("benchmark", "none", "32-true", "noise", {}, samples=len(images), views_count=1)
-        cached.keep_answers(images, lambda fields: TeacherCache(Path(folder), about, fields))
+        live_teacher, cached_teacher = LiveTeacher(teacher), CachedTeacher(LiveTeacher(teacher), Path(folder), about)
+        live, cached = (
+            Distiller(holder, student, OBJECTIVE, example=images[:1]).train()
+            for holder in (live_teacher, cached_teacher)
+        )
+        alone = Distiller(None, student, {"ce": 1.0}).train()
+        if not options.eager:
+            for distiller in (live, cached, alone):
+                distiller.compile(**options_for(images.device))
         parts = {
-            "teacher": arithmetic(lambda: taught(images)),
+            "teacher": arithmetic(lambda: live_teacher(images)),
             "student alone": step(lambda: alone(images, labels).total),
             "live": step(lambda: live(images, labels).total),
             "cached": step(lambda: cached(images, labels, indices, 0).total),
@@ -116,18 +116,18 @@ def plain_loss(options: argparse.Namespace, images: Tensor, labels: Tensor) -> t
         open_classifier(spec, 10).module.to(options.device) for spec in (options.teacher, options.student)
     )
     images = images.contiguous()
-    stages = [find_stages(network.eval(), images[:1])[-3:] for network in (teacher, student)]
-    watched = [FeatureExtractor(network, at) for network, at in zip((teacher, student), stages, strict=True)]
+    stages = [find_stages(network, trace(network, images[:1]))[-3:] for network in (teacher.eval(), student.eval())]
+    extractors = [FeatureExtractor(network, at) for network, at in zip((teacher, student), stages, strict=True)]
     student.train()
 
     def loss() -> Tensor:
         with torch.no_grad():
-            taught = watched[0](images)
-        shown = watched[1](images)
-        ours, theirs = (F.log_softmax(seen.output / TEMPERATURE, dim=1) for seen in (shown, taught))
+            teacher_output = extractors[0](images)
+        student_output = extractors[1](images)
+        ours, theirs = (F.log_softmax(one.logits / TEMPERATURE, dim=1) for one in (student_output, teacher_output))
         soft = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-        amd = published(shown.features[None], taught.features[None])
-        return CE * F.cross_entropy(shown.output, labels) + KD * TEMPERATURE**2 * soft + AMD * amd
+        amd = published(student_output.features[None], teacher_output.features[None])
+        return CE * F.cross_entropy(student_output.logits, labels) + KD * TEMPERATURE**2 * soft + AMD * amd
 
     return loss, student
 

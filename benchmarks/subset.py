@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from angularkd.data.opening import DataSet
+from angularkd.data import DataSet
 
 
 def write_first(dataset: DataSet, images: int, folder: Path, beside: int = 10) -> None:

@@ -19,7 +19,7 @@ from angularkd import Distiller, InputError
 from angularkd.commands.cache import run_cache
 from angularkd.config.commands import DistillConfig
 from angularkd.losses.amd import AMDLoss
-from angularkd.losses.objective import LOSSES
+from angularkd.losses import LOSSES
 from angularkd.models.classifier import Preprocessing
 from angularkd.system.compiling import options_for
 from angularkd.training.progress import Progressor

@@ -15,11 +15,11 @@ from angularkd.data.in_memory import ResidentImages
 from angularkd.data.loaders.resident import ResidentLoader
 from angularkd.data.views.tables import Views
 from angularkd.distillation.teacher_cache import About, TeacherCache
-from angularkd.metrics.classification import TrainingMeter
-from angularkd.metrics.evaluate import LARGEST_BATCH, largest_batch
+from angularkd.metrics import LARGEST_BATCH, largest_batch
 from angularkd.models import cifar
 from angularkd.models.classifier import Preprocessing
 from angularkd.system.compiling import options_for
+from angularkd.training.meter import TrainingMeter
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 LOSSES = {"ce": 0.1, "kd": 0.9, "amd": {"weight": 100.0, "warmup_epochs": 1}}

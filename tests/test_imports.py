@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -12,82 +14,67 @@ import pytest
 import angularkd
 
 PACKAGE = Path(angularkd.__file__).parent
+LINES: tuple[tuple[str, ...], ...] = (
+    ("errors", "types"),
+    ("system",),
+    ("config",),
+    ("runs",),
+    ("data",),
+    ("features",),
+    ("models",),
+    ("losses",),
+    ("distillation",),
+    ("metrics",),
+    ("training",),
+    ("explanation",),
+    ("commands",),
+    ("cli",),
+    ("__main__",),
+)
+"""The house from the ground up: a room imports only from lines above its own, and rooms on one line never each other."""
 MAY_IMPORT = {
     "errors": set(),
-    "modes": set(),
-    "files": {"errors"},
     "types": set(),
-    "loss_texts": {"errors"},
-    "memory": set(),
-    "config": {"loss_texts", "errors"},
-    "data": {"memory", "types", "errors"},
-    "compiling": set(),
-    "class_mapping": {"compiling", "errors"},
-    "models": {"class_mapping", "compiling", "errors", "files"},
-    "attention": {"types", "errors"},
-    "tracing": {"modes"},
-    "stages": {"tracing", "errors"},
-    "token_attention": {"attention"},
-    "features": {"attention", "token_attention", "stages", "types", "errors"},
-    "pairing": {"stages", "errors"},
-    "losses": {"attention", "types", "errors"},
-    "teacher_cache": {"files", "errors"},
-    "cached_teacher": {"features", "teacher_cache", "types", "errors"},
-    "distiller": {
-        "cached_teacher",
-        "class_mapping",
-        "compiling",
-        "features",
-        "losses",
-        "pairing",
-        "stages",
-        "teacher_cache",
-        "types",
-        "errors",
-    },
-    "training": {
-        "compiling",
-        "teacher_cache",
-        "memory",
-        "class_mapping",
-        "config",
-        "data",
-        "models",
-        "stages",
-        "pairing",
-        "losses",
-        "distiller",
-        "types",
-        "errors",
-        "files",
-        "modes",
-    },
-    "show": {"training"},
-    "listing": {"attention", "data", "losses", "models", "errors"},
-    "commands": {"config", "models", "show", "training", "errors", "files"},
-    "filling": {"config", "data", "files", "show", "teacher_cache", "training", "types", "errors"},
-    "explanation": {"attention", "features", "losses", "pairing"},
-    "figures": {"explanation", "files", "errors"},
-    "explaining": {
-        "attention",
-        "config",
-        "data",
-        "explanation",
-        "figures",
-        "models",
-        "pairing",
-        "training",
-        "files",
-        "errors",
-    },
-    "demo": {"commands", "config", "show", "training", "errors", "files"},
+    "system": {"errors"},
+    "config": {"errors"},
+    "runs": {"errors", "system"},
+    "data": {"errors", "types", "system"},
+    "features": {"errors", "types", "system"},
+    "models": {"errors", "system", "runs", "features"},
+    "losses": {"errors", "types", "features"},
+    "distillation": {"errors", "types", "system", "features", "models", "losses"},
+    "metrics": {"errors", "types", "system", "features"},
+    "training": {"errors", "types", "system", "config", "runs", "data", "features", "models", "losses", "distillation", "metrics"},
+    "explanation": {"errors", "system", "features", "losses"},
+    "commands": {"errors", "types", "system", "config", "runs", "data", "features", "models", "losses", "distillation", "metrics", "training", "explanation"},
+    "cli": {"errors", "system", "config", "commands", "training", ""},
     "__main__": {"cli"},
-    "cli": {"config", "commands", "demo", "explaining", "filling", "listing", "errors", ""},
-    "": {"commands", "explaining", "distiller", "losses", "errors"},
-}
-"""By part (a module or a folder of the package): the parts it may import. The package itself has an empty name."""
+    "": {"errors", "runs", "losses", "distillation", "commands"},
+}  # fmt: skip
+"""By room (a folder or a module of the package): the rooms it may import. The package itself has an empty name."""
+OPEN_ROOMS = {"system", "commands"}
+"""Rooms whose modules are imported as such; everything else of another room comes through its face."""
 
-SEES_CONFIG = {"config", "training/build", "training/build_data", "commands", "explaining", "filling", "demo", "cli"}
+USES_CONFIG = {
+    "training/build",
+    "training/build_data",
+    "training/build_evaluation",
+    "training/job",
+    "training/run",
+    "commands/cache",
+    "commands/demo",
+    "commands/distill",
+    "commands/evaluate",
+    "commands/explain",
+    "commands/plan",
+    "commands/progress",
+    "commands/tables",
+    "commands/train",
+    "cli",
+}
+LONGEST_FILE = 350
+MEDIAN_FILE = 130
+ROOT_MODULES = 6
 
 
 def imports(file: Path) -> set[str]:
@@ -118,40 +105,95 @@ def name_of(file: Path) -> str:
     return file.relative_to(PACKAGE).with_suffix("").as_posix().removesuffix("__init__").rstrip("/")
 
 
-def test_every_part_has_its_row() -> None:
-    assert {part_of(name_of(file).split("/")[0]) for file in modules()} == set(MAY_IMPORT)
+def test_every_room_has_its_row() -> None:
+    rooms = {part_of(name_of(file).split("/")[0]) for file in modules()}
+    assert rooms == set(MAY_IMPORT)
+    assert rooms - {""} == {room for line in LINES for room in line}
 
 
 @pytest.mark.parametrize("file", modules(), ids=name_of)
 def test_imports_keep_to_the_table(file) -> None:
-    part = name_of(file).split("/")[0]
-    imported = {part_of(module) for module in imports(file)} - {part}
-    assert imported <= MAY_IMPORT[part], f"{name_of(file)} imports {imported - MAY_IMPORT[part]}"
+    room = name_of(file).split("/")[0]
+    imported = {part_of(module) for module in imports(file)} - {room}
+    assert imported <= MAY_IMPORT[room], f"{name_of(file)} imports {imported - MAY_IMPORT[room]}"
 
 
-def test_the_table_has_no_cycle() -> None:
+def test_the_table_goes_one_way() -> None:
+    line = {room: number for number, rooms in enumerate(LINES) for room in rooms}
+    for room, others in MAY_IMPORT.items():
+        for other in others - {""} if room else ():
+            assert line[other] < line[room], f"{room} may not import {other}: it is not above it"
+
+
+def test_nothing_is_allowed_that_nobody_does() -> None:
+    done: dict[str, set[str]] = {room: set() for room in MAY_IMPORT}
+    for file in modules():
+        room = name_of(file).split("/")[0]
+        done[room] |= {part_of(module) for module in imports(file)} - {room}
+    assert done == MAY_IMPORT
+
+
+@pytest.mark.parametrize("file", modules(), ids=name_of)
+def test_other_rooms_are_entered_by_their_face(file) -> None:
+    room = name_of(file).split("/")[0]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("angularkd."):
+            _, other, *inside = node.module.split(".")
+            if other in (room, *OPEN_ROOMS) or (PACKAGE / f"{other}.py").is_file():
+                continue
+            assert not inside, f"{name_of(file)} imports {node.module}: take it from the face of {other}"
+            face = importlib.import_module(f"angularkd.{other}")
+            assert {alias.name for alias in node.names} <= set(face.__all__), (
+                f"{name_of(file)}: not in __all__ of {other}"
+            )
+
+
+def test_a_face_names_what_it_offers_and_nobody_inside_uses_it() -> None:
+    for room in (path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()):
+        face = importlib.import_module(f"angularkd.{room.name}")
+        assert face.__doc__, room
+        offered = getattr(face, "__all__", [])
+        assert all(name in vars(face) for name in offered)
+        for file in room.glob("*.py"):
+            if file.name != "__init__.py":
+                assert room.name not in imports(file), f"{file} imports its own face"
+
+
+def test_the_modules_form_no_cycle() -> None:
+    graph = {name_of(file).replace("/", "."): file for file in modules()}
     order: list[str] = []
 
-    def visit(part: str, path: tuple[str, ...]) -> None:
-        assert part not in path, " -> ".join((*path, part))
-        if part not in order:
-            for other in MAY_IMPORT[part]:
-                visit(other, (*path, part))
-            order.append(part)
+    def targets(name: str) -> set[str]:
+        return {module for module in imports(graph[name]) if module in graph and module != name}
 
-    for part in MAY_IMPORT:
-        visit(part, ())
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path, name))
+        if name not in order:
+            for other in targets(name):
+                visit(other, (*path, name))
+            order.append(name)
+
+    for name in graph:
+        if name:  # the package itself loads its names when they are used
+            visit(name, ())
 
 
-def test_only_the_build_and_the_commands_see_a_configuration() -> None:
-    seeing = {name_of(file) for file in modules() if "config" in {module.split(".")[0] for module in imports(file)}}
-    assert seeing | {"config"} == SEES_CONFIG
+def test_only_the_build_the_run_and_the_commands_use_a_configuration() -> None:
+    using = {name_of(file) for file in modules() if "config" in {module.split(".")[0] for module in imports(file)}}
+    assert {name for name in using if not name.startswith("config")} == USES_CONFIG
+
+
+def test_files_are_one_idea_each() -> None:
+    lengths = sorted(len(file.read_text().splitlines()) for file in modules())
+    assert lengths[-1] <= LONGEST_FILE, "split it, or say here why not"
+    assert statistics.median(lengths) <= MEDIAN_FILE
+    assert len(list(PACKAGE.glob("*.py"))) <= ROOT_MODULES
 
 
 def test_no_loss_is_named_outside_of_the_losses_and_the_defaults() -> None:
-    from angularkd.losses.objective import LOSSES
+    from angularkd.losses import LOSSES
 
-    for file in (*PACKAGE.glob("training/*.py"), *PACKAGE.glob("data/*.py"), PACKAGE / "distiller.py"):
+    for file in (*PACKAGE.glob("training/*.py"), *PACKAGE.glob("data/**/*.py"), *PACKAGE.glob("distillation/*.py")):
         strings = {n.value for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Constant)}
         allowed = {"ce"} if name_of(file) == "training/build" else set()
         assert not (set(LOSSES) & strings) - allowed, file
@@ -175,22 +217,23 @@ def test_imports_are_light(statement, absent) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_public_names_are_those_promised() -> None:
-    assert set(angularkd.__all__) == {
-        "AMDLoss",
-        "Distiller",
-        "InputError",
-        "Run",
-        "distill",
-        "evaluate",
-        "explain",
-        "plan",
-        "train",
-    }
+def test_public_names_are_there_and_described() -> None:
+    assert {"AMDLoss", "Distiller", "distill"} <= set(angularkd.__all__)
     for name in angularkd.__all__:
         assert getattr(angularkd, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         angularkd.nothing  # noqa: B018
+
+
+def test_type_checkers_and_python_get_the_same_names() -> None:
+    tree = ast.parse(Path(angularkd.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    checked = {
+        alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert sorted(checked) == sorted(angularkd.__all__)
+    for name, home in checked.items():
+        assert vars(importlib.import_module(home))[name] is getattr(angularkd, name)
 
 
 def test_no_module_hides_a_public_name() -> None:

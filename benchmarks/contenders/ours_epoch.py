@@ -11,21 +11,28 @@ Spoken to as in serving.py.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from angularkd.commands.cache import run_cache
-from angularkd.config.commands import DistillConfig
-from angularkd.data.opening import open_data
-from angularkd.models.opening import open_classifier
-from angularkd.models.weights import save_weights
-from angularkd.training.build import build_distillation
-from angularkd.training.checkpoint import TrainingState
-from angularkd.training.compilation import compile_step
-from angularkd.training.loop import fit
-from angularkd.training.progress import Progressor
+from angularkd.commands.cache import fill_cache
+from angularkd.config import DistillConfig
+from angularkd.data import open_data
+from angularkd.models import open_classifier, save_weights
+from angularkd.system.memory import keep_freed_memory
+from angularkd.system.modes import seeded
+from angularkd.training import (
+    Training,
+    TrainingMeter,
+    TrainingState,
+    build_distillation,
+    compile_step,
+    fit,
+    open_dataset,
+)
 from serving import Epoch, serve
 from setting import OBJECTIVE, SGD, parser_of
 
@@ -38,35 +45,43 @@ def main() -> None:
 def prepare(options: argparse.Namespace) -> Epoch:
     config = configuration(options)
     if options.teacher_mode == "cached":
-        run_cache("fill", config.model_copy(update={"compile": "never"}))
-    job = build_distillation(config)
-    if job.cache is not None and job.cache.filled < 1:
+        fill_cache(config.model_copy(update={"compile": "never"}), Console(quiet=True))
+    keep_freed_memory()  # as the command line does on the CPU
+    with seeded(config.seed):
+        job = build_distillation(config, open_dataset(config))
+    if job.cached is not None and job.cached.cache.filled < 1:
         raise RuntimeError("the teacher's cache is not full")
     said: list[str] = []
     if compile_step(job, said.append) is not options.compile:
         raise RuntimeError(said[-1])
     distiller, optimizer = job.fabric.setup(job.distiller, job.optimizer, move_to_device=False)
     state = TrainingState()
-    progressor = Progressor(Console(quiet=True), config.epochs, len(job.batches))
+    training = Training(
+        job.fabric, distiller, optimizer, job.scheduler, job.batches, epochs=1, clip_norm=config.clip_norm
+    )
 
     def epoch() -> float:
-        fit(
-            job.fabric,
-            distiller,
-            optimizer,
-            job.scheduler,
-            job.batches,
-            epochs=state.epoch + 1,
-            clip_norm=config.clip_norm,
-            state=state,
-            validate=lambda: {"nll": 0.0, "accuracy": 0.0},
-            save_best=lambda: None,
-            save=lambda _: None,
-            reporter=progressor,
-        )
+        fit(replace(training, epochs=state.epoch + 1), state, Nobody())
         return state.history[-1]["images_per_second"]
 
     return epoch
+
+
+class Nobody:
+    """An observer of the loop that neither validates nor saves."""
+
+    def step(self, epoch: int, step: int, meter: TrainingMeter) -> None:
+        """Ignore the step."""
+
+    def validate(self) -> dict[str, float]:
+        """Return metrics as if something had been validated."""
+        return {"nll": 0.0, "accuracy": 0.0}
+
+    def best(self) -> None:
+        """Save nothing."""
+
+    def epoch(self, row: dict[str, Any], state: TrainingState) -> None:
+        """Save nothing."""
 
 
 def configuration(options: argparse.Namespace) -> DistillConfig:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import transforms
 
-from angularkd.data.in_memory import ResidentImages, channel_stats, load_resident
-from angularkd.data.opening import open_data
-from angularkd.features.pairing import pair_models
-from angularkd.models.opening import open_classifier
+from angularkd.data import ResidentImages, channel_stats, load_resident, open_data
+from angularkd.features import pair_models, trace
+from angularkd.models import open_classifier
 
 CE, KD, TEMPERATURE, AMD = 0.1, 0.9, 4.0, 5000.0
 OBJECTIVE = {"ce": CE, "kd": {"weight": KD, "temperature": TEMPERATURE}, "amd": AMD}
@@ -67,7 +66,7 @@ def open_setting(options: argparse.Namespace) -> Setting:
         for spec in (options.teacher, options.student)
     )
     example = torch.zeros(1, 3, *resident.image_size, device=options.device)
-    pairs = pair_models(teacher, student, example, example)
+    pairs = pair_models(teacher, student, trace(teacher, example), trace(student, example))
     return Setting(
         Images(resident), teacher, student, layout, tuple((pair.teacher.path, pair.student.path) for pair in pairs)
     )

@@ -9,23 +9,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from angularkd.commands.distill import distill
+    from angularkd.commands.evaluate import evaluate
     from angularkd.commands.explain import explain
-    from angularkd.distillation.distiller import Distiller
+    from angularkd.commands.plan import plan
+    from angularkd.commands.train import train
+    from angularkd.distillation import Distiller
     from angularkd.errors import InputError
-    from angularkd.losses.amd import AMDLoss
-    from angularkd.training.run import Run, distill, evaluate, plan, train
+    from angularkd.losses import AMDLoss
+    from angularkd.runs import Run
 
 __version__ = "0.1.0"
 
 __all__ = ["AMDLoss", "Distiller", "InputError", "Run", "distill", "evaluate", "explain", "plan", "train"]
 
 _HOMES = {
-    "AMDLoss": "angularkd.losses.amd",
-    "Distiller": "angularkd.distillation.distiller",
+    "AMDLoss": "angularkd.losses",
+    "Distiller": "angularkd.distillation",
     "InputError": "angularkd.errors",
-    "explain": "angularkd.commands.explain",
-    **dict.fromkeys(("Run", "distill", "evaluate", "plan", "train"), "angularkd.training.run"),
+    "Run": "angularkd.runs",
+    **{name: f"angularkd.commands.{name}" for name in ("distill", "evaluate", "explain", "plan", "train")},
 }
+"""Where each public name is defined."""
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,15 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 import angularkd
-from angularkd.config.commands import Config, DistillConfig, EvaluateConfig, ExplainConfig, TrainConfig
+from angularkd.config import (
+    Config,
+    DemoConfig,
+    DistillConfig,
+    EvaluateConfig,
+    ExplainConfig,
+    TrainConfig,
+    with_flags,
+)
 from angularkd.errors import InputError, nearest
 
 C = TypeVar("C", bound=Config)
@@ -25,9 +33,9 @@ USAGE = """angularkd: distil any PyTorch vision classifier into a smaller one
   angularkd distill DATA --teacher SPEC --student SPEC distil a teacher into a student
   angularkd plan DATA --teacher SPEC --student SPEC    what distill would pair, check and spend
   angularkd evaluate DATA --model SPEC                 every metric of a model, or of a student beside its teacher
-  angularkd cache fill|verify|info DATA ...            keep the teacher's answers, with the flags of distill
-  angularkd explain IMAGE --teacher SPEC --student SPEC what AMD sees in one image, as a figure
-  angularkd list models|losses|datasets [PATTERN]      what there is
+  angularkd cache fill|verify|info DATA ...            store the teacher's answers, with the flags of distill
+  angularkd explain IMAGE --teacher SPEC --student SPEC what AMD compares in one image, as a figure
+  angularkd list models|losses|datasets|metrics [PATTERN] what there is
 
 DATA is a folder of class folders, digits, cifar10:DIR, cifar100:DIR, cinic10:DIR, tiny-imagenet:DIR, imagenet:DIR,
 parquet:DIR, hf:NAME or shards:PATTERN.
@@ -37,7 +45,14 @@ angularkd COMMAND --help shows the flags of a command; --config FILE reads them 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command. Exits with 2 and one line for input that cannot be used, with 130 when interrupted."""
+    """Run one command.
+
+    Args:
+        arguments: of the command line; None for those of the process.
+
+    Raises:
+        SystemExit: with 2 and one line for input that cannot be used, with 130 when interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -53,14 +68,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         command(arguments[1:])
     except InputError as error:
-        _stop(f"angularkd: {' '.join(str(error).split())}", 2)
+        _stop(f"angularkd: {' '.join(with_flags(str(error)).split())}", 2)
     except KeyboardInterrupt:
         goes_on = "; if an epoch was done, it goes on with --resume" if arguments[0] in ("train", "distill") else ""
         _stop(f"angularkd: interrupted{goes_on}", 130)
 
 
 def parse(kind: type[C], command: str, arguments: list[str]) -> C:
-    """A configuration from flags, on top of the YAML file that --config names."""
+    """Return a configuration from flags, on top of the YAML file that --config names.
+
+    Args:
+        kind: the class of the configuration.
+        command: its name, for messages.
+        arguments: flags and values.
+
+    Raises:
+        InputError: for a flag that the command does not have, or a value that cannot be.
+    """
     arguments, file = _take_config(arguments)
     _check_flags(kind, command, arguments)
     options = kind.load(file) if file is not None else {}
@@ -85,7 +109,7 @@ def parse(kind: type[C], command: str, arguments: list[str]) -> C:
 
 
 def _check_flags(kind: type[Config], command: str, arguments: Sequence[str]) -> None:
-    """Raises InputError for a flag that the command does not have, with the nearest that it has."""
+    """Raise InputError for a flag that the command does not have, with the nearest that it has."""
     flags = {"--help"}
     for name, field in kind.model_fields.items():
         flag = name.replace("_", "-")
@@ -98,7 +122,7 @@ def _check_flags(kind: type[Config], command: str, arguments: Sequence[str]) -> 
 
 
 def _in_one_line(complaint: str) -> str:
-    """The first sentence of a boxed complaint: its lines up to the rule, without the frame."""
+    """Return the first sentence of a boxed complaint: its lines up to the rule, without the frame."""
     lines = [line.strip("│╭╮╰╯─ ") for line in complaint.splitlines()]
     body = lines[1:]
     text = " ".join(body[: next((i for i, line in enumerate(body) if not line), len(body))])
@@ -110,7 +134,7 @@ def _in_one_line(complaint: str) -> str:
 
 
 def _take_config(arguments: list[str]) -> tuple[list[str], str | None]:
-    """The arguments without --config FILE, and the file."""
+    """Return the arguments without --config FILE, and the file."""
     for i, argument in enumerate(arguments):
         if argument == "--config":
             if i + 1 == len(arguments):
@@ -123,36 +147,46 @@ def _take_config(arguments: list[str]) -> tuple[list[str], str | None]:
 
 def _train(arguments: list[str]) -> None:
     config = parse(TrainConfig, "train", arguments)
-    from angularkd.training.run import run_training
+    from angularkd.commands.progress import ConsoleReporter
+    from angularkd.training import run_training
 
-    run_training(config, _console())
+    _own_process(config.device)
+    run_training(config, ConsoleReporter(_console()))
 
 
 def _distill(arguments: list[str]) -> None:
     config = parse(DistillConfig, "distill", arguments)
-    from angularkd.training.run import run_distillation
+    from angularkd.commands.progress import ConsoleReporter
+    from angularkd.training import run_distillation
 
-    run_distillation(config, _console())
+    _own_process(config.device)
+    run_distillation(config, ConsoleReporter(_console()))
 
 
 def _plan(arguments: list[str]) -> None:
     config = parse(DistillConfig, "plan", arguments)
-    from angularkd.training.run import run_plan
+    from angularkd.commands.tables import print_plan
+    from angularkd.training import plan_distillation
 
-    run_plan(config, _console())
+    _own_process(config.device)
+    print_plan(plan_distillation(config), _console())
 
 
 def _evaluate(arguments: list[str]) -> None:
     config = parse(EvaluateConfig, "evaluate", arguments)
-    from angularkd.training.run import run_evaluation
+    from angularkd.commands.evaluate import run_evaluation
+    from angularkd.commands.tables import print_metrics
 
-    run_evaluation(config, _console())
+    _own_process(config.device)
+    print_metrics(run_evaluation(config), _console())
 
 
 def _demo(arguments: list[str]) -> None:
-    from angularkd.commands.demo import DemoConfig, run_demo
+    config = parse(DemoConfig, "demo", arguments)
+    from angularkd.commands.demo import run_demo
 
-    run_demo(parse(DemoConfig, "demo", arguments), _console())
+    _own_process("cpu")
+    run_demo(config, _console())
 
 
 def _cache(arguments: list[str]) -> None:
@@ -164,9 +198,10 @@ def _cache(arguments: list[str]) -> None:
             f"say what to do with the cache: angularkd cache {'|'.join(actions)} DATA --teacher SPEC --student SPEC --cache DIR"
         )
     config = parse(DistillConfig, f"cache {arguments[0]}", arguments[1:])
-    from angularkd.commands.cache import run_cache
+    from angularkd.commands.cache import ACTIONS
 
-    run_cache(arguments[0], config, _console())
+    _own_process(config.device)
+    ACTIONS[arguments[0]](config, _console())
 
 
 def _explain(arguments: list[str]) -> None:
@@ -194,6 +229,16 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "explain": _explain,
     "list": _list,
 }
+
+
+def _own_process(device: str) -> None:
+    """Set what a command wants of its process, which functions of the package leave to whoever owns it."""
+    import torch
+
+    from angularkd.system.memory import keep_freed_memory
+
+    if device == "cpu" or (device == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available())):
+        keep_freed_memory()
 
 
 def _console() -> Any:

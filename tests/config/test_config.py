@@ -11,7 +11,7 @@ from angularkd import InputError
 from angularkd.cli import parse
 from angularkd.config.commands import DEFAULT_LOSSES, DistillConfig, TrainConfig
 from angularkd.config.objective import format_losses, parse_losses
-from angularkd.losses.objective import LOSSES, read_terms
+from angularkd.losses import LOSSES, read_terms
 
 REQUIRED = {"data": "digits", "teacher": "cifar/resnet20", "student": "cifar/resnet8"}
 FLAGS = ["digits", "--teacher", "cifar/resnet20", "--student", "cifar/resnet8"]

@@ -12,17 +12,17 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
-from angularkd.data import resident as resident_module
-from angularkd.data.decode import decode_image, image_size
-from angularkd.data.in_memory import (
-    ResidentImages,
-    channel_stats,
-    fit,
-    load_resident,
-)
-from angularkd.data.opening import open_data
+from angularkd.data import in_memory, statistics
+from angularkd.data import decode_image
+from angularkd.data.decode import image_size
+from angularkd.data import ResidentImages, fit, fits_memory, load_resident
+from angularkd.data.in_memory import load_readable
+from angularkd.data import open_data
 from angularkd.data.sources.folders import FileStore, open_folder
-from angularkd.data.splits import ArrayStore, Split, whole
+from angularkd.data import Split
+from angularkd.data.splits import whole
+from angularkd.data import channel_stats, sampled_channel_stats
+from angularkd.data.stores import ArrayStore
 from angularkd.errors import InputError
 
 
@@ -164,7 +164,7 @@ def test_awkward_images(shared_folder, tmp_path):
     for index in range(len(train)):
         assert train.size(index) == train[index][0].shape[:2]
     assert load_resident(train, (64, 64)).pixels.shape == (15, 64, 64, 3)
-    with pytest.raises(InputError, match=r"images differ in size: .*JPEG is .* x .*, .* --image-size"):
+    with pytest.raises(InputError, match=r"images differ in size: .*JPEG is .* x .*, .* `image_size=224`"):
         load_resident(train)
 
 
@@ -175,14 +175,13 @@ def array_split(pixels: np.ndarray) -> Split:
     return whole(ArrayStore("memory", pixels), np.arange(len(pixels)) % 3)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("decoded", [True, False])
-def test_load_resident_keeps_order_and_pixels(tmp_path, threads, decoded):
+def test_load_resident_keeps_order_and_pixels(tmp_path, decoded):
     pixels = np.random.default_rng(0).integers(0, 256, (300, 6, 5, 3), dtype=np.uint8)
     before = pixels.copy()
     store = ArrayStore("memory", pixels) if decoded else png_store(tmp_path, pixels)
     split = whole(store, np.arange(300) % 3).select(np.arange(299, -1, -1))
-    loaded = load_resident(split, threads=threads)
+    loaded = load_resident(split)
     assert torch.equal(loaded.pixels, torch.from_numpy(pixels).flip(0))
     assert torch.equal(loaded.labels, torch.arange(299, -1, -1) % 3)
     assert loaded.pixels.is_contiguous() and loaded.image_size == (6, 5) and len(loaded) == 300
@@ -228,7 +227,7 @@ def test_images_of_different_size_need_a_size(tmp_path):
         paths.append(tmp_path / f"{index}.png")
         Image.fromarray(noise(*size)).save(paths[-1])
     split = whole(FileStore(paths), [0, 1, 0])
-    with pytest.raises(InputError, match=r"0\.png is 8 x 8, .*2\.png is 8 x 9 \(height x width\); .*--image-size 224"):
+    with pytest.raises(InputError, match=r"0\.png is 8 x 8, .*2\.png is 8 x 9 \(height x width\); .*`image_size=224`"):
         load_resident(split)
     assert load_resident(split, (8, 8)).pixels.shape == (3, 8, 8, 3)
 
@@ -249,14 +248,14 @@ def test_an_undecodable_image_is_found_when_it_is_decoded(tmp_path):
 
 
 def test_a_split_larger_than_memory_is_refused_before_it_is_allocated(monkeypatch):
-    monkeypatch.setattr(resident_module, "free_memory_bytes", lambda: 2**20)
+    monkeypatch.setattr(in_memory, "free_memory_bytes", lambda: 2**20)
     split = array_split(np.zeros((10, 4, 4, 3), dtype=np.uint8))
     expected = (
         r"10 images of 20000 x 20000 need 11\.2 GiB of memory, more than 60% of the 0\.0 GiB that are free: choose"
     )
     with pytest.raises(InputError, match=expected):
         load_resident(split, (20_000, 20_000))
-    monkeypatch.setattr(resident_module, "free_memory_bytes", lambda: None)
+    monkeypatch.setattr(in_memory, "free_memory_bytes", lambda: None)
     assert len(load_resident(split)) == 10
 
 
@@ -266,7 +265,7 @@ def test_an_empty_split_is_refused():
 
 
 def test_channel_stats_are_exact(monkeypatch):
-    monkeypatch.setattr(resident_module, "PIXELS_PER_CHUNK", 100)  # several chunks, the last one short
+    monkeypatch.setattr(statistics, "PIXELS_PER_CHUNK", 100)  # several chunks, the last one short
     pixels = np.random.default_rng(0).integers(0, 256, (25, 6, 7, 3), dtype=np.uint8)
     pixels[..., 2] = 51
     mean, std = channel_stats(ResidentImages(torch.from_numpy(pixels), torch.zeros(25, dtype=torch.int64)))
@@ -274,3 +273,41 @@ def test_channel_stats_are_exact(monkeypatch):
     np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-13)
     np.testing.assert_allclose(std[:2], values.std(axis=0)[:2], rtol=1e-12)
     assert (mean[2], std[2]) == (0.2, 0.0)
+
+
+def test_statistics_of_all_images_are_exact(monkeypatch) -> None:
+    monkeypatch.setattr(statistics, "BYTES_AT_ONCE", 7 * 16 * 12 * 3)
+    split = array_split(np.random.default_rng(1).integers(0, 256, (40, 20, 30, 3), dtype=np.uint8))
+    exact = channel_stats(load_resident(split, (16, 12)))
+    assert np.allclose(sampled_channel_stats(split, (16, 12)), exact, rtol=1e-12)
+
+
+def test_statistics_of_a_sample_are_of_images_spread_evenly() -> None:
+    pixels = np.repeat(np.arange(100, dtype=np.uint8), 12).reshape(100, 2, 2, 3)
+    mean, std = sampled_channel_stats(array_split(pixels), (2, 2), images=10)
+    assert mean == pytest.approx([np.arange(0, 100, 10).mean() / 255] * 3)
+    assert std == pytest.approx([np.arange(0, 100, 10).std() / 255] * 3)
+
+
+def test_what_fits_memory(monkeypatch) -> None:
+    monkeypatch.setattr(in_memory, "free_memory_bytes", lambda: 10_000)
+    assert fits_memory(20, (10, 10))  # 60 % of what is free
+    assert not fits_memory(21, (10, 10))
+    monkeypatch.setattr(in_memory, "free_memory_bytes", lambda: None)
+    assert fits_memory(10**9, (10, 10))
+
+
+@pytest.mark.parametrize("image_size", [None, (6, 5), (4, 4)])
+@pytest.mark.parametrize("spoiled", [[], [0, 1], [3, 9, 150], [299], range(1, 300)])
+def test_images_that_cannot_be_decoded_are_left_out(tmp_path, monkeypatch, image_size, spoiled):
+    monkeypatch.setattr(in_memory, "IMAGES_PER_TASK", 7)
+    store = png_store(tmp_path, np.random.default_rng(0).integers(0, 256, (300, 6, 5, 3), dtype=np.uint8))
+    split = whole(store, np.arange(300) % 3)
+    everything = load_resident(split, image_size)
+    for row in spoiled:
+        Path(store.paths[row]).write_bytes(b"")
+    images, bad = load_readable(split, image_size)
+    good = np.setdiff1d(np.arange(300), list(spoiled))
+    assert list(bad) == list(spoiled) and all(f"cannot decode {split.name(index)}: " in bad[index] for index in bad)
+    assert torch.equal(images.pixels, everything.pixels[good]) and torch.equal(images.labels, everything.labels[good])
+    assert images.pixels.is_contiguous()

@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from angularkd.data.decode import ORIENTATION_TAG, decode_image
-from angularkd.data.in_memory import fit
-from angularkd.data.opening import open_data
+from angularkd.data import decode_image
+from angularkd.data.decode import ORIENTATION_TAG
+from angularkd.data import fit
+from angularkd.data import open_data
 from angularkd.data.scaled import region_of, show
 from angularkd.data.sources.folders import FileStore
-from angularkd.data.splits import ArrayStore
+from angularkd.data.stores import ArrayStore
 from angularkd.errors import InputError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,17 @@ import pytest
 from PIL import Image
 
 import angularkd
-from angularkd.config.commands import EvaluateConfig, TrainConfig
-from angularkd.data.in_memory import load_resident
-from angularkd.data.opening import open_data
-from angularkd.data.screening import find_bad_images, without_bad_images
+from angularkd.config import EvaluateConfig, TrainConfig
+from angularkd.data import load_resident
+from angularkd.data.in_memory import find_bad_images
+from angularkd.data import DataSet, open_data
+from angularkd.data import without_bad_images
+from angularkd.data import SPLITS
 from angularkd.errors import InputError
-from angularkd.training.build import build_evaluation, build_training
+from angularkd.training import build_training
+from angularkd.training import open_dataset
+from angularkd.training import build_evaluation
+from angularkd.training import Job
 
 
 @pytest.fixture
@@ -38,12 +44,16 @@ def spoil(folder: Path, *names: str) -> list[str]:
     return [str(folder / name) for name in names]
 
 
+def screened(data: DataSet, splits: Sequence[str] = SPLITS) -> DataSet:
+    return without_bad_images(data, {name: find_bad_images(data.splits[name]) for name in splits})
+
+
 def test_bad_images_are_left_out_with_their_labels(photographs):
     whole = open_data(str(photographs))
     bad = spoil(
         photographs, "train/cat/00.png", "train/cat/07.png", "train/dog/03.png", "train/dog/04.png", "test/dog/01.png"
     )
-    data = without_bad_images(open_data(str(photographs)), threads=2)
+    data = screened(open_data(str(photographs)))
     for split in ("train", "val", "test"):
         before, after = getattr(whole, split), getattr(data, split)
         names = [after.name(index) for index in range(len(after))]
@@ -59,18 +69,18 @@ def test_bad_images_are_left_out_with_their_labels(photographs):
 
 def test_a_note_names_some(photographs):
     spoil(photographs, *(f"test/{name}/{index:02}.png" for name in ("cat", "dog") for index in range(3)))
-    data = without_bad_images(open_data(str(photographs)), ["test"])
+    data = screened(open_data(str(photographs)), ["test"])
     first = ", ".join(str(photographs / "test" / "cat" / f"{index:02}.png") for index in range(3))
     assert data.notes[-1] == f"test: left out 6 of 10 images, which cannot be decoded: {first} and 3 more"
     assert len(data.left_out) == 6 and len(data.test) == 4
 
 
-def test_only_the_splits_looked_at_and_nothing_without_cause(photographs):
+def test_only_the_splits_given_and_nothing_without_cause(photographs):
     data = open_data(str(photographs))
-    screened = without_bad_images(data)
-    assert screened.notes == data.notes and screened.left_out == () and screened.train is data.train
+    same = screened(data)
+    assert same.notes == data.notes and same.left_out == () and same.train is data.train
     spoil(photographs, "train/cat/00.png")
-    assert without_bad_images(data, ["test"]).left_out == ()
+    assert screened(data, ["test"]).left_out == ()
 
 
 def test_a_split_without_any_good_image_is_refused(photographs):
@@ -78,15 +88,14 @@ def test_a_split_without_any_good_image_is_refused(photographs):
     with pytest.raises(
         InputError, match=r"none of the 10 images of the test split can be decoded: cannot decode .*00\.png"
     ):
-        without_bad_images(open_data(str(photographs)))
+        screened(open_data(str(photographs)))
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_bad_images_are_found_in_order(photographs, threads, monkeypatch):
-    monkeypatch.setattr("angularkd.data.screening.IMAGES_PER_TASK", 2)
+def test_bad_images_are_found_in_order(photographs, monkeypatch):
+    monkeypatch.setattr("angularkd.data.in_memory.IMAGES_PER_TASK", 2)
     split = open_data(str(photographs)).test
     spoil(photographs, "test/dog/04.png", "test/cat/02.png", "test/cat/00.png")
-    found = find_bad_images(split, threads=threads)
+    found = find_bad_images(split)
     assert list(found) == [0, 2, 9]
     assert all(complaint.startswith(f"cannot decode {split.name(index)}: ") for index, complaint in found.items())
 
@@ -95,29 +104,34 @@ def options(folder: Path, **others: object) -> dict[str, object]:
     return {"data": str(folder), "model": "cifar/resnet8", "device": "cpu", "batch_size": 16, **others}
 
 
+def build(config: TrainConfig) -> Job:
+    return build_training(config, open_dataset(config))
+
+
 @pytest.mark.parametrize("size", [{}, {"image_size": 16}])
 def test_training_skips_or_stops(photographs, size):
     bad = spoil(photographs, "train/cat/00.png", "train/dog/03.png", "test/dog/01.png")
     with pytest.raises(InputError, match=r"cannot decode .*; repair the file or remove it"):
-        build_training(TrainConfig.from_options(**options(photographs, **size)))
-    job = build_training(TrainConfig.from_options(**options(photographs, on_bad_image="skip", **size)))
+        build(TrainConfig.from_options(**options(photographs, **size)))
+    job = build(TrainConfig.from_options(**options(photographs, on_bad_image="skip", **size)))
     dataset = job.data.dataset
     assert len(dataset.train) + len(dataset.val) == 78 and len(dataset.test) == 9
     assert job.test.epoch(0).__next__().images.shape[0] == 9
     assert len(dataset.left_out) == 3 and any(bad[2] in note for note in dataset.notes)
 
 
-def test_evaluation_looks_at_what_it_needs(photographs, tmp_path):
+def test_evaluation_searches_what_it_needs(photographs, tmp_path):
     spoil(photographs, "train/cat/00.png", "test/dog/01.png")
     model = tmp_path / "model.py"
     model.write_text(
         "from angularkd.models.cifar import create\n\n\ndef make(num_classes): return create('resnet8', num_classes)\n"
     )
     base = options(photographs, model=f"{model}:make", on_bad_image="skip", normalization="half")
-    data = build_evaluation(EvaluateConfig.from_options(**base))[1].dataset
+    config = EvaluateConfig.from_options(**base)
+    data = build_evaluation(config, open_dataset(config)).data.dataset
     assert len(data.left_out) == 1 and "test" in data.left_out[0]
-    base["normalization"] = None
-    assert len(build_evaluation(EvaluateConfig.from_options(**base))[1].dataset.left_out) == 2
+    config = EvaluateConfig.from_options(**{**base, "normalization": None})
+    assert len(build_evaluation(config, open_dataset(config)).data.dataset.left_out) == 2
 
 
 def test_an_option_with_two_values():

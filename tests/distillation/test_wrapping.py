@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
 from angularkd import Distiller
-from angularkd.features.attention import PowerMap
+from angularkd.features import PowerMap
 from angularkd.features.extractor import FeatureExtractor
 from angularkd.features.stages import find_stages
 from angularkd.models import cifar

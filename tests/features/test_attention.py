@@ -11,10 +11,20 @@ import torchvision
 from torch import Tensor, nn
 
 from angularkd import AMDLoss, Distiller, InputError
-from angularkd.features.attention import ATTENTIONS, ClassToken, GradCAM, MaxMap, PowerMap, TokenNorm, mechanism, to_map
-from angularkd.features.extractor import FeatureExtractor, with_class_maps
-from angularkd.features.stages import find_stages, stages_at
+from angularkd.features import (
+    ATTENTIONS,
+    ClassToken,
+    FeatureExtractor,
+    GradCAM,
+    MaxMap,
+    PowerMap,
+    TokenNorm,
+    mechanism,
+    to_map,
+    with_class_maps,
+)
 from angularkd.models import cifar
+from traced import named_stages, stages_of
 
 
 def features(*shape: int, seed: int = 0) -> Tensor:
@@ -82,11 +92,11 @@ def test_grad_cam_equals_gradients_by_finite_differences() -> None:
     torch.manual_seed(0)
     model = Linear().double()
     images, labels = torch.rand(2, 3, 6, 6, dtype=torch.float64), torch.tensor([3, 1])
-    stages = find_stages(model, images)
+    stages = stages_of(model, images)
     with FeatureExtractor(model, stages, (GradCAM(), GradCAM("teacher"))) as extractor:
-        seen = extractor(images)
-        teacher_logits = torch.eye(5, dtype=torch.float64)[[0, 4]]
-        maps = with_class_maps(seen, extractor, labels, teacher_logits, create_graph=False).features
+        output, teacher_logits = extractor(images), torch.eye(5, dtype=torch.float64)[[0, 4]]
+        reductions = extractor.reductions
+        maps = with_class_maps(output, stages, reductions, labels, teacher_logits, create_graph=False).features
     stage = model.stage(images)
     for of, classes in (("label", [3, 1]), ("teacher", [0, 4])):
         for b, y in enumerate(classes):
@@ -107,9 +117,10 @@ def test_a_frozen_model_that_overwrites_its_features_has_grad_cam_too() -> None:
     ]
     model = nn.Sequential(*layers).requires_grad_(False)
     images = torch.rand(2, 3, 8, 8)
-    with FeatureExtractor(model, stages_at(model, ["0"], images), (GradCAM("teacher"),)) as extractor, torch.no_grad():
-        seen = extractor(images)
-        maps = with_class_maps(seen, extractor, None, seen.output.detach(), create_graph=False)
+    stages, reductions = named_stages(model, ["0"], images), (GradCAM("teacher"),)
+    with FeatureExtractor(model, stages, reductions) as extractor, torch.no_grad():
+        output = extractor(images)
+        maps = with_class_maps(output, stages, reductions, None, output.logits.detach(), create_graph=False)
     assert maps.features[GradCAM("teacher")][0].sum() > 0 and not images.requires_grad
 
 
@@ -163,20 +174,20 @@ def test_class_token_attention_and_rollout_equal_slow_loops() -> None:
     given: list[Tensor] = []
     for block in model.blocks:
         block.register_forward_pre_hook(lambda _m, inputs: given.append(inputs[0].detach()))
-    stages = stages_at(model, [f"blocks.{i}" for i in range(4)], images)
+    stages = named_stages(model, [f"blocks.{i}" for i in range(4)], images)
     given.clear()
     with FeatureExtractor(model, stages, (ClassToken(), ClassToken(rollout=True))) as extractor, torch.no_grad():
-        seen = extractor(images)
+        output = extractor(images)
         rolled = torch.eye(17).expand(2, 17, 17)
         for i, (block, tokens) in enumerate(zip(model.blocks, given, strict=True)):
             attention = slow_class_attention(block, tokens, 16)
             rolled = (attention + torch.eye(17)) / 2 @ rolled
-            torch.testing.assert_close(seen.features[ClassToken()][i].flatten(1), attention[:, 0, 1:])
-            torch.testing.assert_close(seen.features[ClassToken(rollout=True)][i].flatten(1), rolled[:, 0, 1:])
+            torch.testing.assert_close(output.features[ClassToken()][i].flatten(1), attention[:, 0, 1:])
+            torch.testing.assert_close(output.features[ClassToken(rollout=True)][i].flatten(1), rolled[:, 0, 1:])
             assert attention[:, 0, 1:].std() > 0.01
 
 
-def test_attention_is_seen_where_it_is_computed_by_hand() -> None:
+def test_attention_is_read_where_it_is_computed_by_hand() -> None:
     images = torch.rand(2, 3, 32, 32)
     fused, by_hand = heavy_attention(vit()), heavy_attention(vit())
     for block in by_hand.blocks:
@@ -186,7 +197,7 @@ def test_attention_is_seen_where_it_is_computed_by_hand() -> None:
         torch.testing.assert_close(maps[0][reduction], maps[1][reduction])
 
 
-def test_attention_is_seen_in_pytorchs_own_module() -> None:
+def test_attention_is_read_in_pytorchs_own_module() -> None:
     torch.manual_seed(0)
     images = torch.rand(2, 3, 32, 32)
     model = torchvision.models.VisionTransformer(32, 8, 2, 3, 24, 48, num_classes=10).eval()
@@ -210,11 +221,11 @@ def test_attention_is_seen_in_pytorchs_own_module() -> None:
 
 
 def class_maps(model: nn.Module, paths: list[str], images: Tensor) -> dict:
-    stages = stages_at(model, paths, images)
+    stages = named_stages(model, paths, images)
     with FeatureExtractor(model, stages, (ClassToken(), ClassToken(rollout=True))) as extractor, torch.no_grad():
-        seen = extractor(images)
-        torch.testing.assert_close(seen.output, model(images))
-    return dict(seen.features)
+        output = extractor(images)
+        torch.testing.assert_close(output.logits, model(images))
+    return dict(output.features)
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
@@ -267,9 +278,9 @@ def test_grad_cam_of_a_stage_beside_the_logits_is_refused_by_name() -> None:
         distiller(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
 
 
-def test_the_watch_is_off_outside_of_a_forward_and_after_an_error() -> None:
+def test_attention_is_not_read_outside_of_a_forward_and_after_an_error() -> None:
     model = vit()
-    stages = stages_at(model, ["blocks.1"], torch.rand(1, 3, 32, 32))
+    stages = named_stages(model, ["blocks.1"], torch.rand(1, 3, 32, 32))
     with FeatureExtractor(model, stages, (ClassToken(),)) as extractor:
         with pytest.raises((RuntimeError, AssertionError)):
             extractor(torch.rand(1, 3, 48, 48))

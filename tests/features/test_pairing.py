@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from angularkd import Distiller, InputError
-from angularkd.features.pairing import MAX_PAIRS, match_stages, pair_models
-from angularkd.features.stages import Stage, find_stages
+from angularkd.features import Stage
+from angularkd.features.pairing import MAX_PAIRS, match_stages
 from angularkd.models import cifar
+from traced import pairs_of, stages_of
 
 NETWORKS: dict[str, tuple[int, dict[str, Any], list[str]]] = {
     "test_vit": (64, {"img_size": 64}, ["blocks.0", "blocks.2", "blocks.3", "blocks.5"]),
@@ -68,7 +69,7 @@ def test_pairs_by_stride_from_the_deep_end(teacher, student, expected) -> None:
 
 def test_models_of_unequal_families_are_paired() -> None:
     images = torch.zeros(1, 3, 32, 32)
-    pairs = pair_models(cifar.create("vgg13", 10), cifar.create("mobilenet_v2_half", 10), images, images)
+    pairs = pairs_of(cifar.create("vgg13", 10), cifar.create("mobilenet_v2_half", 10), images)
     assert len(pairs) >= 3
     assert all(pair.size == (pair.student.height, pair.student.width) and not pair.resized for pair in pairs)
 
@@ -76,21 +77,21 @@ def test_models_of_unequal_families_are_paired() -> None:
 def test_named_pairs_overrule() -> None:
     images = torch.zeros(1, 3, 32, 32)
     models = cifar.create("resnet20", 10), cifar.create("resnet8", 10)
-    pairs = pair_models(*models, images, images, "layer1.2:layer2, layer3:layer3")
+    pairs = pairs_of(*models, images, "layer1.2:layer2, layer3:layer3")
     assert [(p.teacher.path, p.student.path) for p in pairs] == [("layer1.2", "layer2"), ("layer3", "layer3")]
     assert pairs[0].resized and pairs[0].size == (16, 16)
     for text in ("layer1", "layer1:", "a:b:c", ""):
         with pytest.raises(InputError, match="TEACHER_MODULE:STUDENT_MODULE"):
-            pair_models(*models, images, images, text)
+            pairs_of(*models, images, text)
     with pytest.raises(InputError, match="no module 'layer9'"):
-        pair_models(*models, images, images, "layer9:layer1")
+        pairs_of(*models, images, "layer9:layer1")
 
 
 def test_networks_without_stages_are_refused() -> None:
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
     images = torch.zeros(1, 3, 32, 32)
     with pytest.raises(InputError, match="no stage of the teacher can be paired"):
-        pair_models(flat, cifar.create("resnet8", 10), images, images)
+        pairs_of(flat, cifar.create("resnet8", 10), images)
 
 
 @pytest.fixture(params=NETWORKS)
@@ -102,7 +103,7 @@ def network(request) -> tuple[nn.Module, int, list[str]]:
 
 def test_networks_of_many_kinds_have_the_stages_that_one_would_name(network) -> None:
     model, size, paths = network
-    found = [stage.path for stage in find_stages(model, torch.zeros(1, 3, size, size))]
+    found = [stage.path for stage in stages_of(model, torch.zeros(1, 3, size, size))]
     assert found == paths[: len(found)] and len(found) >= 3
 
 
@@ -115,7 +116,7 @@ def test_networks_of_many_kinds_teach_and_learn(network, teaches: bool) -> None:
     with torch.no_grad():
         bare = teacher.eval()(images)
     distiller = Distiller(teacher, student, {"ce": 1.0, "amd": 1.0}, example=images)
-    assert distiller.teacher is not None and torch.equal(distiller.teacher(images).output, bare)
+    assert distiller.teacher is not None and torch.equal(distiller.teacher(images).logits, bare)
     assert len(distiller.pairs) >= 2
     distiller(images, labels).terms["amd"].backward()
     gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]

@@ -8,11 +8,9 @@ import torchvision
 from torch import Tensor, nn
 
 from angularkd import InputError
-from angularkd.features.attention import PowerMap
-from angularkd.features.extractor import FeatureExtractor
-from angularkd.features.stages import Head, Stage, find_head, find_stages, stages_at
-from angularkd.features.tracing import trace
+from angularkd.features import FeatureExtractor, Head, PowerMap, Stage, head_of, trace
 from angularkd.models import cifar
+from traced import named_stages, stages_of
 
 
 class Bottleneck(nn.Module):
@@ -83,29 +81,29 @@ def images(height: int = 32, width: int = 32) -> Tensor:
     ],
 )
 def test_stages_of_cifar_networks(name, paths, shapes) -> None:
-    stages = find_stages(cifar.create(name, 10), images())
+    stages = stages_of(cifar.create(name, 10), images())
     assert [stage.path for stage in stages] == paths
     assert [(s.channels, s.height, s.width) for s in stages] == shapes
     assert [stage.stride for stage in stages] == [1, 2, 4]
 
 
 def test_every_cifar_network_has_three_or_more_stages() -> None:
-    for name in cifar.names():
+    for name in cifar.MODELS:
         if "wrn_28" in name or "wrn_40" in name or "110" in name:
             continue  # as their smaller sisters
-        stages = find_stages(cifar.create(name, 10), images())
+        stages = stages_of(cifar.create(name, 10), images())
         assert len(stages) >= 3, name
         assert [s.stride for s in stages] == sorted({s.stride for s in stages}), name
 
 
 def test_the_last_shallow_output_before_the_resolution_changes_is_the_stage() -> None:
-    stages = find_stages(Nested(), images())
+    stages = stages_of(Nested(), images())
     assert [(s.path, s.stride) for s in stages] == [("body.0", 1), ("body.1", 2), ("body.2", 4)]
 
 
 def test_a_transformer_is_sampled_at_evenly_spaced_blocks_without_its_extra_tokens() -> None:
     model = Transformer()
-    stages = find_stages(model, images(32, 48), blocks=3)
+    stages = stages_of(model, images(32, 48), blocks=3)
     assert [stage.path for stage in stages] == ["blocks.1", "blocks.3", "blocks.5"]
     assert all((s.layout, s.height, s.width) == ("tokens", 8, 12) for s in stages)
     seen: list[Tensor] = []
@@ -128,14 +126,14 @@ def test_stages_of_torchvisions_networks(name, paths, shapes) -> None:
     size = 224 if name == "vit_b_32" else 64
     with torch.device("meta"):
         model = torchvision.models.get_model(name)
-        stages = find_stages(model, torch.zeros(1, 3, size, size))
+        stages = stages_of(model, torch.zeros(1, 3, size, size))
     assert [stage.path for stage in stages] == paths
     assert [stage.shape for stage in stages][: len(shapes)] == shapes
 
 
 def test_channels_last_features_become_maps() -> None:
     model = ChannelsLast()
-    stages = find_stages(model, images(32, 48))
+    stages = stages_of(model, images(32, 48))
     assert [(s.path, s.layout, s.channels, s.height, s.width) for s in stages] == [
         ("stem", "channels_last", 8, 32, 48),
         ("down", "channels_last", 16, 16, 24),
@@ -146,7 +144,7 @@ def test_channels_last_features_become_maps() -> None:
 
 
 def test_maps_of_one_position_are_no_stages() -> None:
-    stages = find_stages(cifar.create("resnet20", 10), images(4, 4))
+    stages = stages_of(cifar.create("resnet20", 10), images(4, 4))
     assert [(s.height, s.width) for s in stages] == [(4, 4), (2, 2)]
 
 
@@ -159,7 +157,7 @@ def test_a_module_that_runs_twice_is_no_stage() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.act(self.down(self.act(self.conv(x)))).mean(dim=(2, 3))
 
-    assert [stage.path for stage in find_stages(Shared(), images())] == ["conv", "down"]
+    assert [stage.path for stage in stages_of(Shared(), images())] == ["conv", "down"]
 
 
 def test_a_dry_forward_leaves_no_trace() -> None:
@@ -169,7 +167,7 @@ def test_a_dry_forward_leaves_no_trace() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     random_state = torch.get_rng_state()
-    find_stages(model, images())
+    stages_of(model, images())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random_state)
@@ -178,31 +176,32 @@ def test_a_dry_forward_leaves_no_trace() -> None:
 
 def test_stages_at_named_modules() -> None:
     model = cifar.create("resnet8", 10)
-    assert [s.path for s in stages_at(model, ["layer3", "layer1"], images())] == ["layer3", "layer1"]
+    assert [s.path for s in named_stages(model, ["layer3", "layer1"], images())] == ["layer3", "layer1"]
     with pytest.raises(
         InputError,
         match=r"the model, a ResNet, has no module 'layer4'\. Did you mean 'layer\d'.*At its top are: conv1, bn1",
     ):
-        stages_at(model, ["layer4"], images())
+        named_stages(model, ["layer4"], images())
     with pytest.raises(InputError, match="'linear' of the model gives no single feature map"):
-        stages_at(model, ["linear"], images())
+        named_stages(model, ["linear"], images())
     with pytest.raises(InputError, match="1x1 map"):
-        stages_at(model, ["layer3"], images(4, 4))
+        named_stages(model, ["layer3"], images(4, 4))
 
 
 def test_a_trace_lists_modules_in_the_order_in_which_they_finish_and_what_they_took() -> None:
-    traces = trace(Nested(), images())
-    paths = [seen.stage.path for seen in traces]
+    maps = trace(Nested(), images()).maps
+    paths = [each.stage.path for each in maps]
     assert paths.index("body.0") < paths.index("body.1.reduce") < paths.index("body.1") < paths.index("body")
-    taken = {seen.stage.path: seen.taken for seen in traces}
-    assert taken["body.0"] is None and taken["body.1"] == (32, 32) and taken["body.2"] == (16, 16)
+    grids = {each.stage.path: each.input_grid for each in maps}
+    assert grids["body.0"] is None and grids["body.1"] == (32, 32) and grids["body.2"] == (16, 16)
 
 
 def test_a_convolution_may_classify() -> None:
     model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(5, 10, 1), nn.Flatten())
-    assert find_head(model, images()) == Head("2", 5)
-    with pytest.raises(InputError, match="no layer whose output is its logits"):
-        find_head(nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten()), images())
+    assert head_of(trace(model, images()), model) == Head("2", 5)
+    without = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten())
+    with pytest.raises(InputError, match="the Sequential has no layer whose output is its logits"):
+        head_of(trace(without, images()), without)
 
 
 class WindowBlock(nn.Module):
@@ -243,7 +242,7 @@ class Windows(nn.Module):
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_windows_attention_matrices_and_position_tables_are_no_stages(batch: int) -> None:
-    stages = find_stages(Windows(), images()[:batch])
+    stages = stages_of(Windows(), images()[:batch])
     assert [(s.path, s.layout, s.shape) for s in stages] == [
         ("stages.0", "channels_last", (6, 16, 16)),
         ("stages.1", "channels_last", (12, 8, 8)),
@@ -253,7 +252,7 @@ def test_windows_attention_matrices_and_position_tables_are_no_stages(batch: int
 def test_the_grid_of_tokens_is_that_of_the_patches_seen_before_them() -> None:
     model = Transformer(blocks=4)
     model.patch = nn.Conv2d(3, 8, 6, stride=6)  # 41 x 58 pixels give 6 x 9 patches, which no ratio of sides tells
-    stages = find_stages(model, images(41, 58))
+    stages = stages_of(model, images(41, 58))
     assert [(s.path, s.height, s.width) for s in stages] == [(f"blocks.{i}", 6, 9) for i in range(4)]
 
 
@@ -270,7 +269,7 @@ class Patchify(nn.Module):
 
 
 def test_tokens_without_a_convolution_get_the_images_aspect_ratio() -> None:
-    assert {(s.height, s.width) for s in find_stages(Patchify(), images(32, 64))} == {(8, 16)}
+    assert {(s.height, s.width) for s in stages_of(Patchify(), images(32, 64))} == {(8, 16)}
 
 
 class Packed(nn.Module):
@@ -299,7 +298,7 @@ def test_maps_in_dictionaries_tuples_and_lists_are_found(pack: str, item: tuple[
             return y.mean(dim=(2, 3))
 
     model = Model()
-    (stage,) = stages_at(model, ["body"], images())
+    (stage,) = named_stages(model, ["body"], images())
     assert (stage.item, stage.shape) == (item, (8, 16, 16))
     assert stage.tensor(model.body(images())).shape == (2, 8, 16, 16)
 
@@ -323,7 +322,7 @@ class ConvolutionalStem(nn.Module):
 
 
 def test_a_stem_does_not_hide_that_the_resolution_is_constant() -> None:
-    assert [s.path for s in find_stages(ConvolutionalStem(), images())] == [f"blocks.{i}" for i in (1, 3, 5, 7)]
+    assert [s.path for s in stages_of(ConvolutionalStem(), images())] == [f"blocks.{i}" for i in (1, 3, 5, 7)]
 
 
 def double(before: int, after: int, stride: int = 1) -> nn.Module:
@@ -351,7 +350,7 @@ class Pyramid(nn.Module):
 
 
 def test_the_family_of_blocks_goes_before_embeddings_norms_and_a_last_layer() -> None:
-    assert [s.path for s in find_stages(Pyramid(), images())] == ["blocks.0.1", "blocks.1.1"]
+    assert [s.path for s in stages_of(Pyramid(), images())] == ["blocks.0.1", "blocks.1.1"]
 
 
 class Stem(nn.Module):
@@ -368,7 +367,7 @@ class Stem(nn.Module):
 
 
 def test_what_the_main_family_lacks_comes_from_blocks_elsewhere_before_single_layers() -> None:
-    assert [s.path for s in find_stages(Stem(), images())] == ["stem.0.0", "stages.0", "stages.1", "stages.2"]
+    assert [s.path for s in stages_of(Stem(), images())] == ["stem.0.0", "stages.0", "stages.1", "stages.2"]
 
 
 def test_the_blocks_of_constant_resolution_are_the_chain_with_most_layers() -> None:
@@ -384,27 +383,27 @@ def test_the_blocks_of_constant_resolution_are_the_chain_with_most_layers() -> N
                 x = scale(block(x))
             return x.mean(dim=(2, 3))
 
-    assert [s.path for s in find_stages(Deep(), images())] == [f"net.body.{i}" for i in range(3)]
+    assert [s.path for s in stages_of(Deep(), images())] == [f"net.body.{i}" for i in range(3)]
 
 
 def test_resolutions_that_differ_by_a_border_are_one() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, stride=2), nn.Conv2d(4, 4, 1))
-    assert [(s.path, s.height) for s in find_stages(model, images(64, 64))] == [("1", 60), ("3", 29)]
+    assert [(s.path, s.height) for s in stages_of(model, images(64, 64))] == [("1", 60), ("3", 29)]
 
 
 def test_a_cube_is_laid_out_as_the_map_before_it() -> None:
     last, first = (ChannelsLast(), nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 16, 2, stride=2)))
-    assert trace(last, images())[1].stage.layout == "channels_last"  # [B, 16, 16, 16]
-    assert trace(first, images())[1].stage.layout == "channels_first"
+    assert trace(last, images()).maps[1].stage.layout == "channels_last"  # [B, 16, 16, 16]
+    assert trace(first, images()).maps[1].stage.layout == "channels_first"
 
 
 def test_named_modules_may_give_tokens_and_channels_last() -> None:
-    (block,) = stages_at(Transformer(), ["blocks.1"], images())
+    (block,) = named_stages(Transformer(), ["blocks.1"], images())
     assert (block.layout, block.shape) == ("tokens", (8, 8, 8))
-    (down,) = stages_at(ChannelsLast(), ["down"], images(32, 48))
+    (down,) = named_stages(ChannelsLast(), ["down"], images(32, 48))
     assert (down.layout, down.shape) == ("channels_last", (16, 16, 24))
     with pytest.raises(InputError, match=r"'head' of the student gives no single feature map: .*\[B, N, C\]"):
-        stages_at(Transformer(), ["head"], images(), "student")
+        named_stages(Transformer(), ["head"], images(), "student")
 
 
 class Overwriting(nn.Module):
@@ -420,7 +419,7 @@ class Overwriting(nn.Module):
         return self.second(self.relu(self.first(x))).mean(dim=(2, 3))
 
 
-@pytest.mark.parametrize("find", [find_stages, lambda model, x: stages_at(model, ["first", "second"], x)])
+@pytest.mark.parametrize("find", [stages_of, lambda model, x: named_stages(model, ["first", "second"], x)])
 def test_features_that_the_model_overwrites_are_copied(find) -> None:
     torch.manual_seed(0)
     model = Overwriting()
@@ -437,7 +436,7 @@ def test_features_that_the_model_overwrites_are_copied(find) -> None:
 def test_the_gradient_of_overwritten_features_is_right() -> None:
     torch.manual_seed(0)
     model = Overwriting()
-    stages = stages_at(model, ["first"], images())
+    stages = named_stages(model, ["first"], images())
     with FeatureExtractor(model, stages, [PowerMap()]) as extractor:
         extractor(images()).features[PowerMap()][0].sum().backward()
     found = model.first.weight.grad

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from angularkd import AMDLoss, InputError
-from angularkd.features.attention import PowerMap
+from angularkd.features import PowerMap
 from angularkd.losses.amd import MARGINS as NAMED_MARGINS
 from angularkd.losses.amd import cosine_with_margin, patches
 
@@ -105,6 +105,12 @@ def test_stages_count_by_their_weights() -> None:
     weighted = AMDLoss(stage_weights=[2, 0, 0.5])([s for s, _ in stages], [t for _, t in stages])
     alone = [AMDLoss()([s], [t]).item() for s, t in stages]
     assert weighted.item() == pytest.approx(2 * alone[0] + 0.5 * alone[2], rel=1e-12)
+
+
+def test_a_stage_without_weight_is_not_computed() -> None:
+    stage, point = features(2, 3, 4, 4), features(2, 3, 1, 1)
+    weighted = AMDLoss(stage_weights=[1, 0])
+    assert torch.equal(weighted([stage, point], [stage + 1, point]), AMDLoss()([stage], [stage + 1]))
 
 
 @pytest.mark.parametrize("name", NAMED_MARGINS)
@@ -259,6 +265,7 @@ def test_a_batch_of_one_works() -> None:
         ([], [], {}, "non-empty"),
         ([(2, 3, 4, 4), (2, 3, 1, 1)], [(2, 3, 4, 4), (2, 3, 1, 1)], {}, "stage 1: a 1x1 map"),
         ([(2, 3, 4, 4)], [(3, 3, 4, 4)], {}, "stage 0: the student's batch holds 2"),
+        ([(2, 3, 4, 4), (2, 3)], [(2, 3, 4, 4), (2, 3)], {}, "stage 1: expected the student's features"),
         ([(2, 3, 4, 4)], [(2, 3, 4, 4)], {"grid": 4}, "stage 0: a 4x4 grid"),
         ([(2, 3, 4, 4)], [(2, 3, 4, 4)], {"grid": 9}, "stage 0: a 9x9 grid"),
         ([(2, 3, 4, 4)], [(2, 3, 4, 4)], {"stage_weights": [1, 2]}, "2 stage_weights for 1 paired"),

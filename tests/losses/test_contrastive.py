@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from angularkd.errors import InputError
 from angularkd.losses.contrastive import CRD
+from losses.feature_laws import bare
 
 HALVES = (torch.bfloat16, torch.float16)
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0, 2, 1, 0])
@@ -287,11 +287,11 @@ def test_a_batch_of_one() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_samples": 1, "labels": None}, "needs num_samples of at least 2, got 1"),
+        ({"num_samples": 1, "labels": None}, "num_samples must be at least 2, got 1: CRD tells the samples"),
         ({"num_negatives": 0}, "num_negatives must be at least 1, got 0: the usual value is 16384"),
         ({"temperature": 0.0}, "temperature must be positive, got 0.0: the usual value is 0.07"),
-        ({"momentum": 1.0}, r"momentum must lie in 0..1 .* got 1.0: use 0.5"),
-        ({"momentum": -0.1}, r"momentum must lie in 0..1 .* got -0.1: use 0.5"),
+        ({"momentum": 1.0}, r"momentum must lie in 0..1 .* got 1.0: the usual value is 0.5"),
+        ({"momentum": -0.1}, r"momentum must lie in 0..1 .* got -0.1: the usual value is 0.5"),
         ({"labels": torch.zeros(11, dtype=torch.long)}, "all labels are of one: leave labels out"),
         ({"num_samples": 12}, "a label for each of 12 samples, got 11: give the training split's"),
     ],
@@ -307,4 +307,4 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 )
 def test_unequal_batches_are_refused(wrong: Callable[..., tuple[Tensor, ...]]) -> None:
     with pytest.raises(InputError, match="one of each for every sample"):
-        inspect.unwrap(CRD.forward)(build(), *wrong(*example()))
+        bare(build(), *wrong(*example()))

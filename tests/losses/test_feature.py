@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from angularkd.errors import InputError
-from angularkd.features.attention import PowerMap, match_sizes
+from angularkd.features import PowerMap, match_sizes
 from angularkd.losses.boundary import ActivationBoundaries
 from angularkd.losses.factor import FactorTransfer
 from angularkd.losses.feature import (

@@ -11,16 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from angularkd.errors import StageError
 from angularkd.losses.boundary import ActivationBoundaries, FeatureOverhaul, negative_mean
+from angularkd.losses.classifier import SoftmaxRegression
 from angularkd.losses.factor import FactorTransfer
 from angularkd.losses.linked import AttentionLinks, ReviewKD
-from angularkd.losses.projected import (
-    FitNet,
-    MaskedGeneration,
-    SoftmaxRegression,
-    VariationalInformation,
-    project,
-)
+from angularkd.losses.projected import FitNet, MaskedGeneration, VariationalInformation
+from angularkd.losses.projectors import project
 from losses.feature_laws import (
     PRECISIONS,
     Shapes,
@@ -498,11 +495,11 @@ def test_regression_on_a_batch_of_one() -> None:
             lambda: ReviewKD(STUDENT, [(5, 5, 4), (4, 0, 2)]),
             "stage 1: expected the teacher's (channels, height, width)",
         ),
-        (lambda: ReviewKD(STUDENT, TEACHER, mid_channels=0), "mid_channels must be 1 or more"),
+        (lambda: ReviewKD(STUDENT, TEACHER, mid_channels=0), "mid_channels must be at least 1"),
         (lambda: ReviewKD(STUDENT, TEACHER, levels=[0]), "levels are the sides of pooling grids"),
-        (lambda: AttentionLinks(STUDENT, TEACHER, query_dim=0), "query_dim must be 1 or more"),
+        (lambda: AttentionLinks(STUDENT, TEACHER, query_dim=0), "query_dim must be at least 1"),
         (lambda: VariationalInformation(STUDENT, TEACHER, initial_variance=0.0), "initial_variance must exceed eps"),
-        (lambda: VariationalInformation(STUDENT, TEACHER, hidden_channels=0), "hidden_channels must be 1 or more"),
+        (lambda: VariationalInformation(STUDENT, TEACHER, hidden_channels=0), "hidden_channels must be at least 1"),
         (lambda: MaskedGeneration(STUDENT, TEACHER, masked_share=1.0), "masked_share must lie in 0..1"),
         (lambda: FactorTransfer(STUDENT, TEACHER, rate=0.1), "rate 0.1 leaves [0, 0] channels"),
         (lambda: FactorTransfer(STUDENT, TEACHER, rate=1.5), "rate 1.5 leaves [8, 6] channels"),
@@ -521,9 +518,8 @@ def test_features_that_are_not_those_it_was_built_for(name: str) -> None:
     student, teacher = random_features(STUDENT, 0), random_features(TEACHER, 1)
     loss = built(name)
     assert_refused(lambda: loss(student[:1], teacher[:1]), "was built for 2 stages")
-    assert_refused(
-        lambda: loss([student[1], student[1]], teacher), "stage 0: the projector was built for 3 channels, got 2"
-    )
+    with pytest.raises(StageError, match="stage 0: the projector was built for 3 channels, got 2"):
+        loss([student[1], student[1]], teacher)
     assert_refused(lambda: loss(student, [teacher[0], teacher[0]]), "stage 1: the ")
     assert_refused(lambda: loss(student, [teacher[0], teacher[1][:2]]), "stage 1: the ")
     assert_refused(lambda: loss([student[0][0], student[1]], teacher), "stage 0: expected the student's features as")

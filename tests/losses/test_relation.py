@@ -18,6 +18,7 @@ from angularkd.losses.relation import (
     RelationalKD,
     SimilarityPreserving,
 )
+from losses.feature_laws import bare
 
 Rows = list[list[float]]
 HALVES = (torch.bfloat16, torch.float16)
@@ -126,11 +127,6 @@ def evaluate(loss: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
 
 def build(name: str) -> nn.Module:
     return LOSSES[name][0]()
-
-
-def bare(loss: nn.Module, *inputs: Any) -> Tensor:
-    """`forward` without the check of its signature's shapes, which users do not have and tests may."""
-    return inspect.unwrap(type(loss).forward)(loss, *inputs)
 
 
 def example(batch: int = 5, student: int = 6, teacher: int = 6) -> tuple[Tensor, Tensor]:
@@ -315,7 +311,7 @@ def test_unequal_batches_are_refused(name: str) -> None:
     student, _ = example(5)
     _, teacher = example(4)
     sides = ([student[..., None, None]], [teacher[..., None, None]]) if name == "sp" else (student, teacher)
-    with pytest.raises(InputError, match="the student's batch holds 5 samples, the teacher's 4: show both the same"):
+    with pytest.raises(InputError, match="the student's batch holds 5 samples, the teacher's 4: give both the same"):
         bare(build(name), *sides)
 
 
@@ -347,11 +343,17 @@ def test_cc_refuses_unequal_widths_unless_it_projects() -> None:
     ("build", "message"),
     [
         (lambda: CorrelationCongruence("rbf", gamma=0.0), "gamma must be positive, got 0.0: the usual value is 0.4"),
-        (lambda: CorrelationCongruence("rbf", order=0), "order must be at least 1.*got 0: the usual value is 2"),
+        (lambda: CorrelationCongruence("rbf", order=0), "order must be at least 1, got 0: .* the usual value is 2"),
         (lambda: CorrelationCongruence(student_dim=4), "both student_dim and teacher_dim, or neither, got 4 and None"),
-        (lambda: ProbabilisticKnowledgeTransfer(eps=0.0), "eps must be positive, got 0.0: the usual value is 1e-7"),
-        (lambda: RelationalKD(distance_weight=-1.0), "must not be negative, got -1.0 and 50.0: 0 leaves that part out"),
-        (lambda: RelationalKD(angle_weight=-1.0), "must not be negative, got 25.0 and -1.0: 0 leaves that part out"),
+        (lambda: ProbabilisticKnowledgeTransfer(eps=0.0), "eps must be positive, got 0.0: the usual value is 1e-07"),
+        (
+            lambda: RelationalKD(distance_weight=-1.0),
+            "distance_weight is a weight and must not be negative, got -1.0: 0 leaves",
+        ),
+        (
+            lambda: RelationalKD(angle_weight=-1.0),
+            "angle_weight is a weight and must not be negative, got -1.0: 0 leaves",
+        ),
     ],
 )
 def test_bad_options_are_refused(build: Callable[[], nn.Module], message: str) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from angularkd import Distiller, InputError
-from angularkd.losses.objective import EMBEDDINGS, FEATURES, LOGITS, LOSSES, WeightSchedule, read_terms, signals_of
+from angularkd.losses import EMBEDDINGS, FEATURES, LOGITS, LOSSES, Loss, WeightedLosses, read_terms, signals_of
+from angularkd.losses.objective import WeightSchedule, read_objective
 from angularkd.models import cifar
 from angularkd.types import LossContext, Signals
 
@@ -71,7 +72,7 @@ def test_losses_of_one_reduction_share_the_maps_and_others_get_the_features() ->
 
 def test_losses_with_learned_parts_need_an_example() -> None:
     models = cifar.create("resnet14", 10), cifar.create("resnet8", 10)
-    with pytest.raises(InputError, match="give the Distiller an example"):
+    with pytest.raises(InputError, match="give the Distiller an `example`"):
         Distiller(*models, {"fitnet": 1.0})
 
 
@@ -85,6 +86,25 @@ def test_learned_parts_are_trained_and_saved_with_the_student() -> None:
 
 def test_signals_are_those_of_the_terms_with_weight() -> None:
     assert signals_of(read_terms({"ce": 1.0, "kd": 0, "pkt": 2.0})) == {"student_logits", "labels", *EMBEDDINGS}
+
+
+def test_a_table_is_read_as_it_is_given_and_terms_carry_its_rows() -> None:
+    class Distance(torch.nn.Module):
+        def __init__(self, factor: float = 1.0) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, student_embedding: torch.Tensor, teacher_embedding: torch.Tensor) -> torch.Tensor:
+            return self.factor * (student_embedding - teacher_embedding).abs().sum()
+
+    table = {"mine": Loss(Distance, EMBEDDINGS, "a loss that is not in the table")}
+    terms = read_objective({"mine": {"weight": 2.0, "factor": 3.0}}, table)
+    assert signals_of(terms) == set(EMBEDDINGS)
+    signals = Signals(student_embedding=torch.ones(1, 4), teacher_embedding=torch.zeros(1, 4))
+    assert WeightedLosses(terms)(signals)["mine"].item() == 2 * 3 * 4
+    for objective in ({"ce": 1.0}, {"mine": {"weight": 1.0, "power": 2}}):
+        with pytest.raises(InputError, match=r"All of them: mine|It takes: factor"):
+            read_objective(objective, table)
 
 
 def test_signals_include_those_of_an_attention_mechanism() -> None:

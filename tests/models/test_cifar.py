@@ -187,7 +187,7 @@ def test_wide_resnet_parameters_follow_their_formula(depth: int, width: int) -> 
 # Shapes
 
 
-@pytest.mark.parametrize("name", cifar.names())
+@pytest.mark.parametrize("name", cifar.MODELS)
 def test_every_name_gives_logits_at_an_odd_size(name: str) -> None:
     with torch.inference_mode():
         logits = create(name).eval()(random_images(1, (17, 23)))

@@ -6,10 +6,16 @@ import pytest
 import torch
 
 from angularkd import InputError
-from angularkd.models import cifar
+from angularkd.models import (
+    Preprocessing,
+    cifar,
+    fingerprint,
+    model_names,
+    offers_weights,
+    open_classifier,
+    save_weights,
+)
 from angularkd.models.classifier import parse_normalization
-from angularkd.models.opening import Preprocessing, names, offers_weights, open_classifier
-from angularkd.models.weights import fingerprint, save_weights
 
 OWN_MODEL = """
 import torch
@@ -161,6 +167,6 @@ def test_normalizations_by_name_and_by_number() -> None:
 
 
 def test_names_by_pattern() -> None:
-    assert "cifar/resnet20" in names("cifar/*")
-    assert names("torchvision/resnet18") == ["torchvision/resnet18"]
-    assert len(names("timm/resnet*")) > 20
+    assert "cifar/resnet20" in model_names("cifar/*")
+    assert model_names("torchvision/resnet18") == ["torchvision/resnet18"]
+    assert len(model_names("timm/resnet*")) > 20

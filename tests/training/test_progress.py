@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from angularkd.metrics.classification import TrainingMeter
+from angularkd.training.meter import TrainingMeter
 from angularkd.training.progress import Progressor, duration
 from angularkd.types import Distilled
 

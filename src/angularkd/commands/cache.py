@@ -1,53 +1,91 @@
-"""The cache command as functions: fill a teacher's cache ahead of a run, check it against the teacher, describe it."""
+"""The cache command: fill a teacher's cache ahead of a run, check it against the teacher, or describe it."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from angularkd.commands.tables import show_cache
-from angularkd.config.commands import DistillConfig
-from angularkd.data.loaders.resident import in_order
-from angularkd.distillation.filling import fill, verify
-from angularkd.distillation.teacher_cache import TeacherCache
+from angularkd.commands.tables import print_cache
+from angularkd.config import DistillConfig, with_flags
+from angularkd.data import in_order
+from angularkd.distillation import CachedTeacher, fill, verify
 from angularkd.errors import InputError
 from angularkd.system.files import check_writable
-from angularkd.training.build import Job, build_distillation
-from angularkd.training.compilation import compile_teacher
-from angularkd.training.plan import teacher_speed
-from angularkd.training.progress import duration
+from angularkd.system.modes import seeded
+from angularkd.training import Job, build_distillation, compile_teacher, duration, open_dataset, teacher_speed
 from angularkd.types import Batch
 
 VERIFIED_BATCHES = 20
 """Batches that are compared with the live teacher, evenly spread over the views and samples."""
 
 
-def run_cache(action: str, config: DistillConfig, console: Console | None = None) -> dict[str, Any]:
-    """Fill, verify or describe the cache that `distill` with the same options would use; what it holds in the end.
+def fill_cache(config: DistillConfig, console: Console) -> dict[str, Any]:
+    """Fill the cache that `distill` with the same options would use.
 
-    Raises InputError without a folder in `config.cache`, and for a cache that does not hold what the teacher says.
+    Args:
+        config: the options; `cache` names the folder.
+        console: where it is printed what was done.
+
+    Returns:
+        The cache's folder, its size in bytes, the share that is filled, the images that the teacher ran for, and seconds.
+
+    Raises:
+        InputError: without a folder in `cache`, and when something that was given cannot be used.
     """
-    console = console or Console(quiet=True)
+    opened = _open(config)
+    with seeded(config.seed):
+        return _described(opened, _fill(opened, console), console)
+
+
+def verify_cache(config: DistillConfig, console: Console) -> dict[str, Any]:
+    """Compare what the cache holds with what the live teacher says; arguments are those of `fill_cache`.
+
+    Returns:
+        The cache's folder, its size in bytes, the share that is filled, and the largest difference by field.
+
+    Raises:
+        InputError: for a cache that is empty, or does not hold what the teacher says.
+    """
+    opened = _open(config)
+    with seeded(config.seed):
+        return _described(opened, _verify(opened, console), console)
+
+
+def describe_cache(config: DistillConfig, console: Console) -> dict[str, Any]:
+    """Return and print the cache's folder, its size in bytes, and the share that is filled."""
+    return _described(_open(config), {}, console)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A built job and the teacher that answers from its cache."""
+
+    job: Job
+    teacher: CachedTeacher
+
+
+def _open(config: DistillConfig) -> _Opened:
     if config.cache is None:
-        raise InputError("say where the teacher's answers are kept, for example --cache runs/cache")
+        raise InputError("say where the teacher's answers are stored, for example `cache=runs/cache`")
     if config.teacher_train is not None:
         raise InputError(
-            "the teacher is to be fitted first: distil once with --teacher-train, and name the fitted teacher's folder"
+            "the teacher is to be fitted first: distil once with `teacher_train`, and name the fitted teacher's folder"
         )
-    check_writable(Path(config.cache), "--cache")
-    job = build_distillation(config)
-    assert job.cache is not None
-    done = ACTIONS[action](job, job.cache, console)
-    found = {"folder": str(job.cache.folder), "size_bytes": job.cache.size_bytes, "filled": job.cache.filled, **done}
-    show_cache(found, [(field.name, field.shape) for field in job.cache.fields], console)
-    return found
+    check_writable(Path(config.cache), "cache")
+    dataset = open_dataset(config)
+    with seeded(config.seed):
+        job = build_distillation(config, dataset)
+    assert job.cached is not None
+    return _Opened(job, job.cached)
 
 
-def _fill(job: Job, cache: TeacherCache, console: Console) -> dict[str, Any]:
+def _fill(opened: _Opened, console: Console) -> dict[str, Any]:
+    job, cache = opened.job, opened.teacher.cache
     views = cache.about.views_count
     estimate = ""
     if cache.missing_rows:
@@ -58,35 +96,40 @@ def _fill(job: Job, cache: TeacherCache, console: Console) -> dict[str, Any]:
         f"{views} views of {cache.about.samples:,} images, {cache.size_bytes / 2**20:,.0f} MiB{estimate}",
         highlight=False,
     )
-    compile_teacher(job, lambda line: console.print(line, soft_wrap=True, highlight=False))
+    compile_teacher(job, lambda line: console.print(with_flags(line), soft_wrap=True, highlight=False))
     with job.fabric.autocast():
-        done = fill(job.distiller, cache, _all_views(job, views))
+        done = fill(opened.teacher, _all_views(job, views))
     speed = f", {done.images / done.seconds:,.0f} images/s" if done.images else ""
-    console.print(f"the teacher saw {done.images:,} images in {duration(done.seconds)}{speed}", highlight=False)
+    console.print(f"the teacher ran for {done.images:,} images in {duration(done.seconds)}{speed}", highlight=False)
     return {"images": done.images, "seconds": done.seconds}
 
 
-def _verify(job: Job, cache: TeacherCache, console: Console) -> dict[str, Any]:
-    total = cache.about.views_count * len(in_order(job.batches))
-    some = itertools.islice(_all_views(job, cache.about.views_count), 0, None, max(1, total // VERIFIED_BATCHES))
+def _verify(opened: _Opened, console: Console) -> dict[str, Any]:
+    job, views = opened.job, opened.teacher.cache.about.views_count
+    total = views * len(in_order(job.batches))
+    some = itertools.islice(_all_views(job, views), 0, None, max(1, total // VERIFIED_BATCHES))
     with job.fabric.autocast():
-        worst = verify(job.distiller, cache, some)
+        worst = verify(opened.teacher, some)
     for name, difference in worst.items():
         console.print(f"{name}: off by {difference:.1e} of its largest value at most", highlight=False)
     return {"off_by": worst}
 
 
-def _info(job: Job, cache: TeacherCache, console: Console) -> dict[str, Any]:
-    return {}
-
-
-ACTIONS: dict[str, Callable[[Job, TeacherCache, Console], dict[str, Any]]] = {
-    "fill": _fill,
-    "verify": _verify,
-    "info": _info,
-}
+def _described(opened: _Opened, done: dict[str, Any], console: Console) -> dict[str, Any]:
+    cache = opened.teacher.cache
+    found = {"folder": str(cache.folder), "size_bytes": cache.size_bytes, "filled": cache.filled, **done}
+    print_cache(found, [(field.name, field.shape) for field in cache.fields], console)
+    return found
 
 
 def _all_views(job: Job, views: int) -> Iterator[Batch]:
     batches = in_order(job.batches)
     return itertools.chain.from_iterable(batches.epoch(view) for view in range(views))
+
+
+ACTIONS: dict[str, Callable[[DistillConfig, Console], dict[str, Any]]] = {
+    "fill": fill_cache,
+    "verify": verify_cache,
+    "info": describe_cache,
+}
+"""What `angularkd cache` can do, by name."""

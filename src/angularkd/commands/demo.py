@@ -8,16 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from angularkd.commands.tables import format_metric
-from angularkd.config.commands import Config, DistillConfig, TrainConfig
+from angularkd.config import DemoConfig, DistillConfig, TrainConfig
 from angularkd.errors import InputError
+from angularkd.metrics import format_metric
+from angularkd.runs import Run
 from angularkd.system.files import check_writable, write_json
-from angularkd.training.progress import duration
-from angularkd.training.run import Run, run_distillation, run_training
+from angularkd.training import duration, run_distillation, run_training
 
 TEACHER, STUDENT = "cifar/wrn_16_2", "cifar/resnet8"
 RECIPE: dict[str, Any] = {
@@ -36,22 +35,13 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 METRICS = ("accuracy", "nll")
 
 
-class DemoConfig(Config):
-    """Train a teacher, and the student from scratch, with KD and with AMD, on the digits inside scikit-learn."""
-
-    out: str | None = None
-    """Folder of the runs. Default: the first free one of runs/demo, runs/demo-2, ..."""
-    seeds: int = Field(3, gt=1)
-    """How many seeds of each; the table gives their mean and standard deviation."""
-
-
 def run_demo(config: DemoConfig, console: Console) -> dict[str, Any]:
-    """Run the demo and return its summary, which is also written to summary.json in its folder."""
+    """Run the demo, print its table, and return its summary, which is also written to summary.json in its folder."""
     started = time.perf_counter()
     folder = Path(config.out) if config.out is not None else _free_folder()
-    check_writable(folder, "--out")
+    check_writable(folder, "out")
     if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"the folder {folder} exists and is not empty: give another with --out")
+        raise InputError(f"the folder {folder} exists and is not empty: give another with `out`")
     runs: dict[str, list[Run]] = {}
     console.print(
         f"{TEACHER} teaches {STUDENT} on 8x8 digits, {config.seeds} seeds, everything on this machine", highlight=False
@@ -80,12 +70,12 @@ def run_demo(config: DemoConfig, console: Console) -> dict[str, Any]:
         "rows": {name: _summarise(rows) for name, rows in runs.items()},
     }
     write_json(folder / "summary.json", summary)
-    _show(summary, folder, console)
+    _print(summary, folder, console)
     return summary
 
 
 def _summarise(runs: list[Run]) -> dict[str, Any]:
-    """Mean and sample standard deviation over the seeds, of the last epoch's student on the test split."""
+    """Return mean and sample standard deviation over the seeds, of the last epoch's student on the test split."""
     row: dict[str, Any] = {"parameters": runs[0].results["parameters"]}
     for name in METRICS:
         values = [run.results["metrics"]["last epoch"][name] for run in runs]
@@ -93,7 +83,7 @@ def _summarise(runs: list[Run]) -> dict[str, Any]:
     return row
 
 
-def _show(summary: dict[str, Any], folder: Path, console: Console) -> None:
+def _print(summary: dict[str, Any], folder: Path, console: Console) -> None:
     title = f"digits, test split, mean ± standard deviation over {summary['seeds']} seeds"
     table = Table("", "parameters", *METRICS, title=title, title_justify="left")
     for name, row in summary["rows"].items():

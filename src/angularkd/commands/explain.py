@@ -11,42 +11,60 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from angularkd.config.commands import ExplainConfig
-from angularkd.data.decode import decode_image
-from angularkd.data.in_memory import fit
+from angularkd.config import ExplainConfig
+from angularkd.data import decode_image, fit
 from angularkd.errors import InputError
-from angularkd.explanation.figure import check_figures, draw_explanation
-from angularkd.explanation.maps import PARTINGS, Explanation, explain_image
-from angularkd.features.attention import mechanism
-from angularkd.features.pairing import pair_models
-from angularkd.models.adapting import check_trained, fit_to_images
-from angularkd.models.classifier import NORMALIZATIONS, Classifier, Preprocessing
-from angularkd.models.opening import open_classifier
+from angularkd.explanation import PARTINGS, Explanation, check_figures, draw_explanation, explain_image
+from angularkd.features import mechanism, pair_models
+from angularkd.models import NORMALIZATIONS, Classifier, Preprocessing, check_trained, fit_to_images, open_classifier
 from angularkd.system.files import check_file_writable, write_json
-from angularkd.training.build_data import CIFAR_SIZE, PHOTOGRAPH_SIZE, as_size
+from angularkd.system.modes import seeded
+from angularkd.training import CIFAR_SIZE, PHOTOGRAPH_SIZE, as_size
 
 IMAGENET_CLASSES = 1000
 
 
 def explain(**options: Any) -> Explanation:
-    """Show what AMD sees in one image. Options: the fields of `angularkd.config.commands.ExplainConfig`."""
+    """Show what AMD compares in one image: draw a figure and return its numbers.
+
+    Args:
+        options: the fields of `angularkd.config.ExplainConfig`, which are the flags of `angularkd explain`.
+
+    Raises:
+        InputError: when something that was given cannot be used.
+    """
     return run_explanation(ExplainConfig.from_options(**options))
 
 
 def run_explanation(config: ExplainConfig, console: Console | None = None) -> Explanation:
-    """`explain` with a checked configuration; the table is shown on the console."""
+    """Explain what a checked configuration names, and print the table on the console."""
     console = console or Console(quiet=True)
     figure = Path(config.out)
     check_figures(figure)
-    for file, flag in ((config.out, "--out"), (config.json_file, "--json-file")):
+    for file, parameter in ((config.out, "out"), (config.json_file, "json_file")):
         if file is not None:
-            check_file_writable(Path(file), flag)
+            check_file_writable(Path(file), parameter)
     try:
         data = Path(config.image).read_bytes()
     except OSError as error:
         raise InputError(f"there is no image {config.image} to read ({error.strerror}): give a file") from None
     pixels = decode_image(data, config.image)
-    torch.manual_seed(0)
+    with seeded(0):
+        teacher, student, size = _open_models(config)
+        pixels = fit(pixels, size)
+        found = _explained(config, teacher, student, torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255)
+    untrained = "" if student.pretrained else " (untrained)"
+    title = f"{Path(config.image).name}: what {config.student}{untrained} should learn of {config.teacher}"
+    draw_explanation(figure, found, pixels, config.teacher, config.student + untrained, title)
+    if config.json_file is not None:
+        write_json(Path(config.json_file), _numbers(config, found))
+    _print(found, console)
+    console.print(f"figure: {figure}", soft_wrap=True, highlight=False)
+    return found
+
+
+def _open_models(config: ExplainConfig) -> tuple[Classifier, Classifier, tuple[int, int]]:
+    """Return teacher and student in evaluation mode, fitted to images of the size returned with them."""
     teacher = open_classifier(
         config.teacher,
         IMAGENET_CLASSES,
@@ -63,28 +81,29 @@ def run_explanation(config: ExplainConfig, console: Console | None = None) -> Ex
         fit_to_images(_preprocessed(classifier), size, None, role)
         for classifier, role in ((teacher, "teacher"), (student, "student"))
     )
-    pixels = fit(pixels, size)
-    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
-    images = [classifier.preprocessing(image) for classifier in (teacher, student) if classifier.preprocessing]
     for classifier in (teacher, student):
         classifier.module.eval()
+    return teacher, student, size
+
+
+def _explained(config: ExplainConfig, teacher: Classifier, student: Classifier, image: torch.Tensor) -> Explanation:
     if mechanism(config.attention).signals and teacher.num_classes != student.num_classes:
         raise InputError(
-            f"attention {config.attention} looks at one class in both models, and the teacher tells apart {teacher.num_classes}, "
-            f"the student {student.num_classes}: use another attention"
+            f"attention {config.attention} uses one class in both models, and the teacher tells apart {teacher.num_classes}, "
+            f"the student {student.num_classes}: use another `attention`"
         )
-    pairs = pair_models(teacher.module, student.module, images[0], images[1], config.pairs)
-    found = explain_image(
-        teacher.module, student.module, images[0], images[1], pairs, config.margins, attention=config.attention
+    assert teacher.trace is not None and student.trace is not None, "fit_to_images has traced both"
+    assert teacher.preprocessing is not None and student.preprocessing is not None
+    pairs = pair_models(teacher.module, student.module, teacher.trace, student.trace, config.pairs)
+    return explain_image(
+        teacher.module,
+        student.module,
+        teacher.preprocessing(image),
+        student.preprocessing(image),
+        pairs,
+        config.margins,
+        attention=config.attention,
     )
-    untrained = "" if student.pretrained else " (untrained)"
-    title = f"{Path(config.image).name}: what {config.student}{untrained} should learn of {config.teacher}"
-    draw_explanation(figure, found, pixels, config.teacher, config.student + untrained, title)
-    if config.json_file is not None:
-        write_json(Path(config.json_file), _numbers(config, found))
-    _show(found, console)
-    console.print(f"figure: {figure}", soft_wrap=True, highlight=False)
-    return found
 
 
 def _size(config: ExplainConfig, teacher: Classifier, student: Classifier) -> tuple[int, int]:
@@ -98,7 +117,7 @@ def _size(config: ExplainConfig, teacher: Classifier, student: Classifier) -> tu
 
 
 def _preprocessed(classifier: Classifier) -> Classifier:
-    """Without data whose statistics could be taken, ImageNet's are, where nothing else is known."""
+    """Return the classifier with ImageNet's statistics where nothing is known, for there is no data whose own could be taken."""
     if classifier.preprocessing is not None:
         return classifier
     return replace(classifier, preprocessing=Preprocessing(*NORMALIZATIONS["imagenet"], source="ImageNet's, assumed"))
@@ -120,8 +139,8 @@ def _numbers(config: ExplainConfig, found: Explanation) -> dict[str, Any]:
     }
 
 
-def _show(found: Explanation, console: Console) -> None:
-    """AMD's value, and the cosines between the gradients of its parts: 1 where they pull the same way."""
+def _print(found: Explanation, console: Console) -> None:
+    """Print AMD's value, and the cosines between the gradients of its parts: 1 where they pull the same way."""
     columns = [f"cos {a}, {b}" for a, b in PARTINGS]
     table = Table("margin", "student stage", "AMD", *columns, title="how AMD's parts pull", title_justify="left")
     for margin, rows in found.cosines.items():

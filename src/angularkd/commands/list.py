@@ -1,4 +1,4 @@
-"""What there is: models, losses and data sets by name."""
+"""The list command: models, losses, data sets and metrics by name."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from fnmatch import fnmatch
 from rich.console import Console
 from rich.table import Table
 
-from angularkd.data.opening import DESCRIPTIONS
+from angularkd.data import SOURCES
 from angularkd.errors import InputError
-from angularkd.features.attention import ATTENTIONS
-from angularkd.losses.objective import LOSSES, SCHEDULE
-from angularkd.models import opening as sources
+from angularkd.features import ATTENTIONS
+from angularkd.losses import LOSSES, SCHEDULE
+from angularkd.metrics import METRICS
+from angularkd.models import model_names
 
 
 def show_list(what: str, pattern: str, console: Console) -> None:
-    """Print what matches a shell pattern. Raises InputError when nothing does."""
+    """Print what there is of a kind in LISTS.
+
+    Raises:
+        InputError: when nothing matches the shell pattern.
+    """
     LISTS[what](pattern, console)
 
 
 def _models(pattern: str, console: Console) -> None:
-    for name in _some(sources.names(pattern), pattern, "models"):
+    for name in _some(model_names(pattern), pattern, "models"):
         console.print(name, highlight=False, soft_wrap=True)
 
 
@@ -42,12 +47,25 @@ def _losses(pattern: str, console: Console) -> None:
 
 def _datasets(pattern: str, console: Console) -> None:
     table = Table("DATA", "what it is")
-    for name in _some([name for name in DESCRIPTIONS if fnmatch(name, pattern)], pattern, "datasets"):
-        table.add_row(name, DESCRIPTIONS[name])
+    summaries = {row.written: row.summary for row in SOURCES.values()}
+    for name in _some([name for name in summaries if fnmatch(name, pattern)], pattern, "datasets"):
+        table.add_row(name, summaries[name])
     console.print(table)
 
 
-LISTS: dict[str, Callable[[str, Console], None]] = {"models": _models, "losses": _losses, "datasets": _datasets}
+def _metrics(pattern: str, console: Console) -> None:
+    table = Table("metric", "what it is", "unit", "better")
+    for name in _some([name for name in METRICS if fnmatch(name, pattern)], pattern, "metrics"):
+        table.add_row(name, METRICS[name].summary, METRICS[name].unit, METRICS[name].better)
+    console.print(table)
+
+
+LISTS: dict[str, Callable[[str, Console], None]] = {
+    "models": _models,
+    "losses": _losses,
+    "datasets": _datasets,
+    "metrics": _metrics,
+}
 
 
 def _some(names: list[str], pattern: str, what: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Plans and metrics as tables in the terminal."""
+"""What commands print: plans, caches and metrics as tables."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from angularkd.training.plan import Plan
-from angularkd.training.progress import duration
+from angularkd.config import with_flags
+from angularkd.metrics import format_metric
+from angularkd.training import Plan, duration
 
-PERCENT = ("accuracy", "top5", "balanced_accuracy", "ece", "agreement")
 
-
-def show_plan(plan: Plan, console: Console) -> None:
-    """The plan: models, data, pairs, losses, what it will take, and what was decided."""
+def print_plan(plan: Plan, console: Console) -> None:
+    """Print a plan: models, data, pairs, losses, what it will take, and what was decided."""
     models = Table("", "model", "parameters", "classes", "preprocessing", title="Plan", title_justify="left")
     for role, model in (("teacher", plan.teacher), ("student", plan.student)):
         models.add_row(role, model["spec"], f"{model['parameters']:,}", str(model["classes"]), model["preprocessing"])
@@ -54,26 +53,26 @@ def show_plan(plan: Plan, console: Console) -> None:
     if plan.cache is not None:
         fill = plan.cache["seconds_to_fill"]
         rest = f"the rest takes the teacher {duration(fill)}" if fill else "the teacher does not run"
-        console.print(f"teacher cache: {_held(plan.cache)}; {rest}", soft_wrap=True, highlight=False)
+        console.print(f"teacher cache: {_fill_level(plan.cache)}; {rest}", soft_wrap=True, highlight=False)
     for note in plan.notes:
-        console.print(f"note: {note}", highlight=False)
+        console.print(with_flags(f"note: {note}"), highlight=False)
 
 
-def show_cache(cache: dict[str, Any], fields: Sequence[tuple[str, tuple[int, ...]]], console: Console) -> None:
-    """What a teacher's cache keeps of each image, and how much of it is there."""
-    table = Table("kept of each image", "shape", title="teacher cache", title_justify="left")
+def print_cache(cache: dict[str, Any], fields: Sequence[tuple[str, tuple[int, ...]]], console: Console) -> None:
+    """Print what a teacher's cache stores of each image, and how much of it is there."""
+    table = Table("stored of each image", "shape", title="teacher cache", title_justify="left")
     for name, shape in fields:
         table.add_row(name, _shape(list(shape)))
     console.print(table)
-    console.print(_held(cache), soft_wrap=True, highlight=False)
+    console.print(_fill_level(cache), soft_wrap=True, highlight=False)
 
 
-def _held(cache: dict[str, Any]) -> str:
+def _fill_level(cache: dict[str, Any]) -> str:
     return f"{cache['folder']}, {cache['filled']:.1%} of {cache['size_bytes'] / 2**20:,.1f} MiB is there"
 
 
-def show_metrics(results: dict[str, Any], console: Console) -> None:
-    """The metrics of one or several models side by side, a row each."""
+def print_metrics(results: dict[str, Any], console: Console) -> None:
+    """Print the metrics of one or several models, a row each."""
     names = list(dict.fromkeys(name for metrics in results["metrics"].values() for name in metrics))
     table = Table(
         "",
@@ -84,11 +83,6 @@ def show_metrics(results: dict[str, Any], console: Console) -> None:
     for model, metrics in results["metrics"].items():
         table.add_row(model, *(format_metric(name, metrics[name]) if name in metrics else "" for name in names))
     console.print(table)
-
-
-def format_metric(name: str, value: float) -> str:
-    """Shares as percent, the rest with four digits."""
-    return f"{value:.2%}" if name in PERCENT else f"{value:.4f}"
 
 
 def _shape(shape: list[int]) -> str:

@@ -11,9 +11,13 @@ import yaml
 
 from angularkd.errors import InputError
 
+DEFAULT_LOSSES = {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4.0}, "amd": 5000.0}
+"""The objective of `distill` when none is given. The weights of ce and kd and the temperature are the field's usual ones; that of
+amd is ours (docs/results.md shows others)."""
+
 
 def parse_losses(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
-    """From texts NAME=WEIGHT,OPTION=VALUE,... to the mapping from a name to a weight, or to a weight with options.
+    """Return what texts NAME=WEIGHT,OPTION=VALUE,... say: a mapping from a name to a weight, or to a weight with options.
 
     Values are YAML: 2, true, cosine, [4, 2, 1].
     """
@@ -33,7 +37,7 @@ def parse_losses(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
 
 
 def format_losses(losses: Mapping[str, Any]) -> tuple[str, ...]:
-    """The inverse of `parse_losses`."""
+    """Return the texts that `parse_losses` reads back as this mapping."""
     texts = []
     for name, value in losses.items():
         options = dict(value) if isinstance(value, Mapping) else {"weight": value}
@@ -46,7 +50,7 @@ def format_losses(losses: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _read_value(text: str) -> Any:
-    """A number as Python reads it (1e4 too, which YAML takes for a word), else what YAML makes of it."""
+    """Return a number as Python reads it (1e4 too, which YAML takes for a word), else what YAML reads."""
     for kind in (int, float):
         try:
             return kind(text)

@@ -22,7 +22,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from angularkd.data.decode import ORIENTATION_TAG, decode_image
 from angularkd.data.in_memory import fit
-from angularkd.data.splits import EncodedStore, Store
+from angularkd.data.stores import EncodedStore, Store
 
 REDUCTION_MARGIN = 1.5
 REDUCTIONS = (8, 4, 2)

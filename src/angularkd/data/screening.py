@@ -1,46 +1,47 @@
-"""Leaving out images that cannot be decoded, before anything counts, numbers or draws views of the images."""
+"""Screening: images that cannot be decoded are left out before anything counts, numbers or draws views of the images."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
-from angularkd.data.in_memory import IMAGES_PER_TASK, cores
+from angularkd.data.decoded import without
 from angularkd.data.opening import DataSet
-from angularkd.data.splits import Split
+from angularkd.data.splits import SPLITS
 from angularkd.errors import InputError
 
-SPLITS = ("train", "val", "test")
 NAMED = 3
 """How many of them a note names."""
 
 
-def without_bad_images(dataset: DataSet, splits: Collection[str] = SPLITS, *, threads: int | None = None) -> DataSet:
-    """The data set without the images of these splits that cannot be decoded: each split is decoded once to find them.
+def without_bad_images(dataset: DataSet, bad_images: Mapping[str, Mapping[int, str]]) -> DataSet:
+    """Return the data set without some images of its splits.
 
-    A note of each split says how many were left out and names some; `left_out` says of every one what is wrong with it.
-    The splits are drawn before, so that the images left are in the same splits as with the bad ones repaired.
-    Raises InputError when no image of a split is left.
+    A note of each split says how many are left out and names some; `left_out` says of every one what is wrong with it.
+    The splits were drawn before, so that the images left are in the same splits as with the bad ones repaired.
+
+    Args:
+        dataset: The data set, its splits settled.
+        bad_images: By split, the index of each image that cannot be decoded, ascending, with what is wrong with it.
+
+    Raises:
+        InputError: No image of a split is left.
     """
-    notes = list(dataset.notes)
-    left_out = list(dataset.left_out)
-    found: dict[str, Split] = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
-    for name in sorted(splits, key=SPLITS.index):
-        split = found[name]
-        complaints = find_bad_images(split, threads=threads)
-        if complaints and len(complaints) == len(split):
-            raise InputError(f"none of the {len(split)} images of the {name} split can be decoded: {complaints[0]}")
-        if complaints:
-            names = [split.name(index) for index in list(complaints)[:NAMED]]
-            more = f" and {len(complaints) - NAMED} more" if len(complaints) > NAMED else ""
-            notes.append(
-                f"{name}: left out {len(complaints)} of {len(split)} images, which cannot be decoded: {', '.join(names)}{more}"
-            )
-            left_out += complaints.values()
-            found[name] = split.select(np.setdiff1d(np.arange(len(split)), list(complaints)))
+    notes, left_out = list(dataset.notes), list(dataset.left_out)
+    found = dict(dataset.splits)
+    for name in sorted(bad_images, key=SPLITS.index):
+        split, bad = found[name], bad_images[name]
+        if not bad:
+            continue
+        if len(bad) == len(split):
+            raise InputError(f"none of the {len(split)} images of the {name} split can be decoded: {bad[0]}")
+        names = [split.name(index) for index in list(bad)[:NAMED]]
+        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        notes.append(
+            f"{name}: left out {len(bad)} of {len(split)} images, which cannot be decoded: {', '.join(names)}{more}"
+        )
+        left_out += bad.values()
+        found[name] = without(split, bad)
     return replace(
         dataset,
         train=found["train"],
@@ -49,20 +50,3 @@ def without_bad_images(dataset: DataSet, splits: Collection[str] = SPLITS, *, th
         notes=tuple(notes),
         left_out=tuple(left_out),
     )
-
-
-def find_bad_images(split: Split, *, threads: int | None = None) -> dict[int, str]:
-    """Every index of the split whose image cannot be decoded, ascending, with what is wrong with it."""
-
-    def decode(start: int) -> dict[int, str]:
-        found = {}
-        for index in range(start, min(start + IMAGES_PER_TASK, len(split))):
-            try:
-                split[index]
-            except InputError as error:
-                found[index] = str(error)
-        return found
-
-    with ThreadPoolExecutor(threads or cores()) as pool:
-        parts = pool.map(decode, range(0, len(split), IMAGES_PER_TASK))
-        return {index: complaint for part in parts for index, complaint in part.items()}

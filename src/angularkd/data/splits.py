@@ -7,85 +7,26 @@ The test split is never looked at before the end: where a source has only `train
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from angularkd.data.decode import decode_image, image_size
+from angularkd.data.stores import Store
 from angularkd.data.views.seeds import permutation
 from angularkd.errors import InputError
+
+SPLITS = ("train", "val", "test")
+"""The splits of every data set, once they are settled."""
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """What a split may be called in the names of files and folders, and what it is called here."""
 
 SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})(?![a-z])")
 UNLABELLED = -1
-
-
-@runtime_checkable
-class Store(Protocol):
-    """Where images are kept: one row an image, decoded when it is asked for. Safe to read from several threads."""
-
-    def __len__(self) -> int: ...
-
-    def image(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
-        """The decoded image in RGB."""
-        ...
-
-    def size(self, row: int) -> tuple[int, int]:
-        """(height, width) of the image, without decoding it where the format allows."""
-        ...
-
-    def name(self, row: int) -> str:
-        """What to call the image in a message: its path, or file and row."""
-        ...
-
-
-class EncodedStore(ABC):
-    """A store of encoded images, which are decoded when they are asked for."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def encoded(self, row: int) -> tuple[bytes, str]:
-        """The bytes of an image, and its name."""
-
-    def image(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
-        return decode_image(*self.encoded(row))
-
-    def size(self, row: int) -> tuple[int, int]:
-        return image_size(*self.encoded(row))
-
-    def name(self, row: int) -> str:
-        return self.encoded(row)[1]
-
-
-class ArrayStore:
-    """Images of one size, already decoded."""
-
-    def __init__(self, name: str, pixels: UInt8[np.ndarray, "samples height width 3"]) -> None:
-        self._name = name
-        self.pixels = pixels
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def image(self, row: int) -> UInt8[np.ndarray, "height width 3"]:
-        pixels: np.ndarray = self.pixels[row].copy()
-        return pixels
-
-    def size(self, row: int) -> tuple[int, int]:
-        return (self.pixels.shape[1], self.pixels.shape[2])
-
-    def name(self, row: int) -> str:
-        return f"image {row} of {self._name}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,38 +41,52 @@ class Split:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
+        """Decode an image, and return it with its class. Raises InputError when that cannot be done."""
         return self.store.image(int(self.rows[index])), int(self.labels[index])
 
     def size(self, index: int) -> tuple[int, int]:
+        """Return the (height, width) of an image as it is stored."""
         return self.store.size(int(self.rows[index]))
 
     def name(self, index: int) -> str:
+        """Return what to call an image in a message."""
         return self.store.name(int(self.rows[index]))
 
     def select(self, indices: Int64[np.ndarray, " selected"]) -> Split:
+        """Return the split of these indices, in their order."""
         return Split(self.store, self.rows[indices], self.labels[indices])
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What an opener found: named splits ("train" always, "val" and "test" where they exist), before any is drawn."""
+    """What an opener finds, before any split is drawn.
+
+    Attributes:
+        name: What reports call the data set.
+        classes: Names by class index.
+        splits: Named splits: "train" always, "val" and "test" where they exist.
+        notes: Plain sentences on what was decided.
+        mirrorable: False where the mirror image of a sample is another class or none, as with digits.
+        render: Builds the store of all splits anew for images of another (height, width), for images that are
+            drawn at whatever size is asked for; None for all others.
+    """
 
     name: str
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
     notes: tuple[str, ...] = ()
     mirrorable: bool = True
-    """False where the mirror image of a sample is another class or none, as with digits."""
+    render: Callable[[tuple[int, int]], Store] | None = None
 
 
 def whole(store: Store, labels: Sequence[int] | Int64[np.ndarray, " samples"]) -> Split:
-    """Every row of a store, in order."""
+    """Return the split of every row of a store, in order."""
     return Split(store, np.arange(len(store), dtype=np.int64), np.asarray(labels, dtype=np.int64))
 
 
 def split_named(path: Path) -> str | None:
-    """The split that a file's name gives as a word of its own (train-00000-of-00004.parquet), else the nearest of its
-    folders (train/0000.parquet); None where no name does."""
+    """Return the split that a file's name gives as a word of its own (train-00000-of-00004.parquet), else the one that the
+    nearest of its folders gives (train/0000.parquet); None where no name gives one."""
     words = (SPLIT_WORD.search(part.lower()) for part in reversed(path.parts))
     return next((SPLIT_NAMES[word.group()] for word in words if word), None)
 
@@ -142,10 +97,21 @@ def labelled_splits(
     labels: Mapping[str, Int64[np.ndarray, " _"]],
     classes: tuple[str, ...] | None,
 ) -> tuple[tuple[str, ...], dict[str, Split], tuple[str, ...]]:
-    """Classes, splits and notes from stores with a label for every row; classes without names are named by number.
+    """Build splits from stores with a label for every row.
 
     A split whose labels are all -1 (a public test set without answers) is left out, with a note.
-    Raises InputError, which calls the data `where`, for a label outside the classes.
+
+    Args:
+        where: What error messages call the data.
+        stores: The images of each split.
+        labels: The class index of each row, by split.
+        classes: Names by class index; None names the classes by number.
+
+    Returns:
+        The names of the classes, the splits by name, and notes on what was decided.
+
+    Raises:
+        InputError: A label lies outside the classes.
     """
     hidden = [name for name, values in labels.items() if len(values) and (values == UNLABELLED).all()]
     known = {name: values for name, values in labels.items() if name not in hidden}
@@ -165,7 +131,7 @@ def labelled_splits(
 
 
 def readable_sizes(split: Split, rows: Iterable[int]) -> set[tuple[int, int]]:
-    """(height, width) of these images. Those that cannot be read are for the loader to complain of, or to skip."""
+    """Collect the (height, width) of these images, without those that cannot be read: loaders complain of them, or skip them."""
     sizes = set()
     for row in rows:
         with suppress(InputError):
@@ -174,7 +140,7 @@ def readable_sizes(split: Split, rows: Iterable[int]) -> set[tuple[int, int]]:
 
 
 def readable_size(split: Split) -> tuple[int, int]:
-    """(height, width) of the first image that can be read. Raises InputError, of the first one, when none can."""
+    """Return the (height, width) of the first image that can be read. Raises the first one's InputError when none can."""
     rows = range(len(split))
     return next((size for row in rows for size in readable_sizes(split, [row])), None) or split.size(0)
 
@@ -182,10 +148,13 @@ def readable_size(split: Split) -> tuple[int, int]:
 def draw_stratified(
     labels: Int64[np.ndarray, " samples"], fraction: float, parts: int, *seed: int | str
 ) -> list[Int64[np.ndarray, " drawn"]]:
-    """Draw `parts` disjoint sets of indices, each with `fraction` of every class, and return them with the rest last.
+    """Draw `parts` disjoint sets of indices, each with `fraction` of every class. They depend on labels and seed alone.
 
     Of a class with n images each part gets max(1, round(fraction * n)), but never so many that the rest has none left:
-    a class with too few images stays out of the parts. Each set is ascending. Depends on labels and seed alone.
+    a class with too few images stays out of the parts.
+
+    Returns:
+        The parts, and behind them the rest, each ascending.
     """
     drawn: list[list[np.ndarray]] = [[] for _ in range(parts + 1)]
     for label in np.unique(labels):
@@ -199,12 +168,21 @@ def draw_stratified(
 
 
 def settle_splits(source: Source, val_fraction: float, split_seed: int) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Train, validation and test by the rule of this file, and a sentence on each decision.
+    """Settle train, validation and test by the rule of this file.
 
-    Raises InputError when there is no train split, when a split is empty, or when classes are too small to draw from.
+    Args:
+        source: What an opener found.
+        val_fraction: Share of each class that is drawn for a missing split, above 0 and below 0.5.
+        split_seed: What the draw depends on, besides the labels in their order.
+
+    Returns:
+        The three splits by name, and a sentence on each decision.
+
+    Raises:
+        InputError: There is no train split, a split is empty, or classes are too small to draw from.
     """
     if not 0.0 < val_fraction < 0.5:
-        raise InputError(f"val_fraction must be above 0 and below 0.5, got {val_fraction}.")
+        raise InputError(f"`val_fraction` must be above 0 and below 0.5, got {val_fraction}.")
     found = dict(source.splits)
     for name, split in found.items():
         if len(split) == 0:
@@ -233,4 +211,4 @@ def settle_splits(source: Source, val_fraction: float, split_seed: int) -> tuple
         left_out = len(np.unique(train.labels)) - len(np.unique(found["val"].labels))
         if left_out:
             notes.append(f"classes with too few images to appear among the drawn ones: {left_out}")
-    return {name: found[name] for name in ("train", "val", "test")}, tuple(notes)
+    return {name: found[name] for name in SPLITS}, tuple(notes)

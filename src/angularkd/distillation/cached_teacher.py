@@ -1,123 +1,209 @@
-"""A frozen teacher that answers from its cache, and runs only for images that are not in it yet."""
+"""A teacher that answers from its cache on disk, and runs its network only for images that are not in it yet."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from angularkd.distillation.teacher_cache import Field, TeacherCache
+from angularkd.distillation.teacher import LiveTeacher, Request
+from angularkd.distillation.teacher_cache import About, Field, TeacherCache
 from angularkd.errors import InputError
-from angularkd.features.extractor import FeatureExtractor, ModelOutput
+from angularkd.features import Head, ModelOutput, Trace
 from angularkd.types import Reduction
 
-Answer = Callable[[Tensor], ModelOutput]
-
 LOGITS, TOP_LOGITS, TOP_CLASSES, EMBEDDING = "logits", "top logits", "top classes", "embedding"
-TINY = 1e-12
+LEAST_NORM = 1e-12
 """Least norm by which a map is divided."""
 
 
 class CachedTeacher:
-    """Answers for sample i in view v as the teacher does, from a cache where that answer is kept already.
+    """A teacher that answers for sample i in view v from a cache, where that answer is stored already.
 
-    Kept are the logits, the embedding, and the maps of the stages, each map divided by its own norm, which no loss on maps
-    looks at: P / ||P||_F fits into float16 whatever the size of P. All are rounded to float16, also when they are first made, so
-    that a run sees the same numbers whether the cache was warm or not.
+    Stored are the logits, the embedding, and the maps of the stages, each map divided by its own norm, which no loss on maps
+    uses: P / ||P||_F fits into float16 whatever the size of P. All are rounded to float16, also when they are first computed, so
+    that a run gets the same numbers whether the cache was warm or not.
 
-    Where an answer of a batch is not there, the teacher runs for the whole batch, so that it always sees one shape.
+    Where an answer of a batch is missing, the network runs for the whole batch, so that it always gets one shape. Batches
+    without indices or view are answered by the network.
 
     Args:
-        teacher: from images to what it shows, in evaluation mode and without gradients.
-        extractor: the teacher's, which says what is kept.
-        cache: with the fields of `fields_of`.
-        classes: of the teacher's logits.
-        top: how many of the logits are kept; None for all.
+        live: the teacher whose answers are stored.
+        folder: the folder of caches.
+        about: what the answers depend on; it names the cache in the folder.
+        top_logits: how many of the largest logits are stored, the others only by the sum of their probabilities; None for all.
     """
 
-    def __init__(
-        self, teacher: Answer, extractor: FeatureExtractor, cache: TeacherCache, classes: int, top: int | None = None
-    ) -> None:
-        self.teacher = teacher
-        self.extractor = extractor
-        self.cache = cache
-        self.classes = classes
-        self.top = top
+    def __init__(self, live: LiveTeacher, folder: Path, about: About, top_logits: int | None = None) -> None:
+        self.live = live
+        self.folder = folder
+        self.about = about
+        self.top_logits = top_logits
+        self._request = Request()
+        self._cache: TeacherCache | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """Return the frozen network."""
+        return self.live.module
+
+    @property
+    def cache(self) -> TeacherCache:
+        """Return the cache that `prepare` has opened."""
+        assert self._cache is not None, "prepare() comes first"
+        return self._cache
+
+    def trace(self, images: Float[Tensor, "batch 3 height width"]) -> Trace:
+        """Return what one forward of the network shows."""
+        return self.live.trace(images)
+
+    def head_weight(self, head: Head) -> Float[Tensor, "classes dim"] | None:
+        """Return the weight of the classification layer, its rows mapped to the data's classes."""
+        return self.live.head_weight(head)
+
+    def prepare(self, request: Request) -> None:
+        """Open the cache of what the request names; its files are made when the first answer is stored.
+
+        Raises:
+            InputError: when a loss needs more of the teacher than a cache stores, or none needs the teacher; for damaged
+                files, and a disk without room.
+        """
+        if not any(signal.startswith("teacher") for signal in request.signals):
+            raise InputError("no loss of this objective uses the teacher: there is nothing to store, leave out `cache`")
+        live_losses = uncacheable(request.reductions)
+        if live_losses:
+            raise InputError(
+                f"{' and '.join(live_losses)} must use the live teacher, its whole features or gradients in it, which a cache does "
+                "not store: leave out `cache`, or use losses on logits, embeddings and maps"
+            )
+        self.live.prepare(request)
+        self._request = request
+        self._cache = TeacherCache(self.folder, self.about, fields_of(request, self.live.classes, self.top_logits))
 
     def __call__(
-        self, images: Float[Tensor, "batch 3 height width"], indices: Int[Tensor, " batch"], view: int
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        indices: Int[Tensor, " batch"] | None = None,
+        view: int | None = None,
     ) -> ModelOutput:
+        """Return the stored answers to these samples in this view, after having the network give those that are missing."""
+        if indices is None or view is None:
+            return self.live(images)
         self.fill(images, indices, view)
-        return self._seen(self.cache.read(view, indices, images.device))
+        return self._output(self.cache.read(view, indices, images.device))
 
     def fill(self, images: Float[Tensor, "batch 3 height width"], indices: Int[Tensor, " batch"], view: int) -> int:
-        """Have the teacher answer where an answer is not there; how many were not."""
+        """Store the answers to a batch that are missing.
+
+        Returns:
+            How many were missing.
+        """
         missing = self.cache.missing(view, indices).nonzero()[:, 0]
         if len(missing):
-            values = answers(self.teacher(images), self.extractor, len(images), self.top)
+            values = self._answers(self.live(images), len(images))
             here = missing.to(images.device)
             new = {field.name: values[field.name].index_select(0, here) for field in self.cache.fields}
             self.cache.write(view, indices.cpu()[missing], new)
         return len(missing)
 
-    def live(self, seen: ModelOutput, count: int, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a teacher showed for `count` images, to be compared with what is kept of them: of the same classes.
+    def live_answers(
+        self, images: Float[Tensor, "batch 3 height width"], stored: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return what the network gives for images now, in full precision, to be compared with what is stored of them.
 
-        Raises InputError for classes that there are not.
+        Args:
+            images: [batch, 3, height, width] in 0..1.
+            stored: their stored answers; of the logits those of the stored classes are given.
+
+        Raises:
+            InputError: for stored classes that there are not.
         """
-        classes = kept.get(TOP_CLASSES)
-        if classes is not None and not bool(((classes >= 0) & (classes < self.classes)).all()):
+        classes = stored.get(TOP_CLASSES)
+        if classes is not None and not bool(((classes >= 0) & (classes < self.live.classes)).all()):
             raise InputError(
                 f"the teacher cache {self.cache.folder} is damaged (it names classes that the teacher has not): "
                 "remove the folder, and it is filled anew"
             )
-        return answers(seen, self.extractor, count, self.top, classes)
+        return self._answers(self.live(images), len(images), classes)
 
-    def _seen(self, values: dict[str, Tensor]) -> ModelOutput:
+    def compile(self, **options: Any) -> None:
+        """Compile the network's forward, for images that are not in the cache yet."""
+        self.live.compile(**options)
+
+    def uncompile(self) -> None:
+        """Run the network as it is written again."""
+        self.live.uncompile()
+
+    def close(self) -> None:
+        """Remove every hook from the network."""
+        self.live.close()
+
+    def _answers(
+        self, output: ModelOutput, count: int, top_classes: Int[Tensor, "batch top"] | None = None
+    ) -> dict[str, Tensor]:
+        """Return all that can be stored of an output for `count` images, by the field's name: [count, *shape] each."""
+        values: dict[str, Tensor] = {}
+        if output.logits is not None:
+            values[LOGITS] = output.logits
+            if self.top_logits is not None and self.top_logits < self.live.classes:
+                top = output.logits.float().topk(self.top_logits, dim=1).indices if top_classes is None else top_classes
+                values = {TOP_LOGITS: to_top(output.logits, top), TOP_CLASSES: top}
+        if output.embedding is not None:
+            values[EMBEDDING] = output.embedding
+        for reduction, stages in output.features.items():
+            for stage, maps in zip(self._request.stages, stages, strict=True):
+                norms = torch.linalg.vector_norm(maps, dim=(1, 2), keepdim=True).clamp(min=LEAST_NORM)
+                values[map_name(stage.path, reduction)] = (maps / norms).unflatten(0, (count, -1))
+        return values
+
+    def _output(self, values: Mapping[str, Tensor]) -> ModelOutput:
         logits = values.get(LOGITS)
         if logits is None and TOP_LOGITS in values:
-            logits = from_top(values[TOP_LOGITS], values[TOP_CLASSES], self.classes)
+            logits = from_top(values[TOP_LOGITS], values[TOP_CLASSES], self.live.classes)
         features = {
-            reduction: [values[map_name(stage.path, reduction)].flatten(0, -3) for stage in self.extractor.stages]
-            for reduction in self.extractor.reductions
+            reduction: [values[map_name(stage.path, reduction)].flatten(0, -3) for stage in self._request.stages]
+            for reduction in dict.fromkeys(self._request.reductions.values())
         }
         return ModelOutput(logits, features, values.get(EMBEDDING))
 
 
-def answers(
-    seen: ModelOutput,
-    extractor: FeatureExtractor,
-    count: int,
-    top: int | None = None,
-    top_classes: Int[Tensor, "batch top"] | None = None,
-) -> dict[str, Tensor]:
-    """All that can be kept of what a teacher showed for `count` images, by the field's name: [count, *shape] each.
+def fields_of(request: Request, classes: int, top_logits: int | None = None) -> tuple[Field, ...]:
+    """Return the fields that a cache stores for a request.
 
-    top: how many logits; None for all. top_classes: of which classes, instead of the largest.
+    Args:
+        request: what the losses need of the teacher.
+        classes: how many logits it gives, once mapped.
+        top_logits: how many of them are stored; None for all.
     """
-    values = {LOGITS: seen.output}
-    if top is not None and top < seen.output.shape[1]:
-        classes = seen.output.float().topk(top, dim=1).indices if top_classes is None else top_classes
-        values = {TOP_LOGITS: to_top(seen.output, classes), TOP_CLASSES: classes}
-    if seen.embedding is not None:
-        values[EMBEDDING] = seen.embedding
-    for reduction, stages in seen.features.items():
-        for stage, maps in zip(extractor.stages, stages, strict=True):
-            norms = torch.linalg.vector_norm(maps, dim=(1, 2), keepdim=True).clamp(min=TINY)
-            values[map_name(stage.path, reduction)] = (maps / norms).unflatten(0, (count, -1))
-    return values
+    fields = []
+    if "teacher_logits" in request.signals:
+        if top_logits is not None and top_logits < classes:
+            fields += [Field(TOP_LOGITS, (top_logits + 1,)), Field(TOP_CLASSES, (top_logits,), "int32")]
+        else:
+            fields.append(Field(LOGITS, (classes,)))
+    if "teacher_embedding" in request.signals and request.head is not None:
+        fields.append(Field(EMBEDDING, (request.head.dim,)))
+    for reduction in dict.fromkeys(request.reductions.values()):
+        assert reduction is not None
+        for stage in request.stages:
+            shape = stage.shape if reduction.source == "features" else stage.shape[1:]
+            maps = reduction(torch.zeros(1, *shape)).shape
+            fields.append(Field(map_name(stage.path, reduction), tuple(maps)))
+    return tuple(fields)
 
 
 def to_top(
     logits: Float[Tensor, "batch classes"], top_classes: Int[Tensor, "batch top"]
 ) -> Float[Tensor, "batch top_and_rest"]:
-    """The logits of some classes, the largest ones, and behind them the one that each of the others has on average.
+    """Return the logits of some classes, and last the one logit that all other classes share.
 
-    On average: the others' log-sum-exp less the logarithm of their number, so that they weigh together what they weighed. At a
-    temperature above 1 they weigh too much, being alike: the more so the fewer logits are kept.
+    It is log(mean(exp(logits of the others))), so that the others' probabilities sum to what they did at temperature 1. At a
+    temperature above 1 they weigh too much, being alike: the more so the fewer logits are stored.
     """
     largest = logits.float().gather(1, top_classes)
     others = logits.float().scatter(1, top_classes, float("-inf"))
@@ -128,41 +214,15 @@ def to_top(
 def from_top(
     values: Float[Tensor, "batch top_and_rest"], top_classes: Int[Tensor, "batch top"], classes: int
 ) -> Float[Tensor, "batch classes"]:
-    """Logits of all classes, those beyond the largest being alike."""
+    """Return logits of all classes, those beyond the largest being alike."""
     return values[:, -1:].repeat(1, classes).scatter_(1, top_classes, values[:, :-1])
 
 
-def fields_of(
-    seen: ModelOutput, extractor: FeatureExtractor, signals: Iterable[str], count: int, top: int | None = None
-) -> tuple[Field, ...]:
-    """The fields that a run keeps, of the right shapes and types: its losses' `signals`, and the maps of the stages."""
-    signals = set(signals)
-    values = answers(seen, extractor, count, top)
-    if "teacher_logits" not in signals:
-        values = {name: value for name, value in values.items() if name not in (LOGITS, TOP_LOGITS, TOP_CLASSES)}
-    if "teacher_embedding" not in signals:
-        values.pop(EMBEDDING, None)
-    return tuple(
-        Field(name, tuple(value.shape[1:]), "float16" if value.is_floating_point() else "int32")
-        for name, value in values.items()
-    )
-
-
-def check_cacheable(live_terms: Iterable[str]) -> None:
-    """Raises InputError, naming them, when losses look at more of the teacher than a cache can keep."""
-    names = " and ".join(live_terms)
-    if names:
-        raise InputError(
-            f"{names} must look at the live teacher, at its features whole or at gradients in it, which a cache does not keep: "
-            "leave out --cache, or keep to losses on logits, embeddings and maps"
-        )
-
-
-def cacheable(reduction: Reduction | None) -> bool:
-    """Whether what is kept of a stage is a map that depends on the image alone."""
-    return reduction is not None and not reduction.signals
+def uncacheable(reductions: Mapping[str, Reduction | None]) -> tuple[str, ...]:
+    """Return the names of losses that need more of a stage than a map that depends on the image alone."""
+    return tuple(name for name, reduction in reductions.items() if reduction is None or reduction.signals)
 
 
 def map_name(path: str, reduction: Reduction | None) -> str:
-    """The name of the field that holds a stage's maps."""
+    """Return the name of the field that holds a stage's maps."""
     return f"{path} {reduction}"

@@ -1,4 +1,4 @@
-"""Figures, by matplotlib: numbers in, a file out. Nothing is drawn on a screen."""
+"""Draws figures by matplotlib, from numbers to a file; nothing appears on a screen."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CELL_INCHES = 1.45
 
 
 def check_figures(path: Path) -> None:
-    """Raises InputError where matplotlib is not installed, or does not write such files."""
+    """Raise InputError where matplotlib is not installed, or does not write such files."""
     if path.suffix.lower() not in FORMATS:
-        raise InputError(f"a figure is written as {', '.join(FORMATS)}, not '{path.name}': give such a name with --out")
+        raise InputError(f"a figure is written as {', '.join(FORMATS)}, not '{path.name}': give such a name as `out`")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -34,9 +34,17 @@ def draw_explanation(
     student: str,
     title: str,
 ) -> None:
-    """The image over itself with each attention map, and the negative, positive and angular maps at every margin.
+    """Draw the image with each attention map over it, and the negative, positive and angular maps at every margin.
 
-    A row for each model and pair; every map has its own scale, dark to bright from its least to its largest value.
+    There is a row for each model and pair; every map has its own scale, dark to bright from its least to its largest value.
+
+    Args:
+        path: of the file, with one of the endings in FORMATS.
+        explanation: what to draw.
+        image: [height, width, 3].
+        teacher: the name of the teacher.
+        student: the name of the student.
+        title: of the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

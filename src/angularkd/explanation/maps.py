@@ -1,4 +1,4 @@
-"""What AMD sees in one image: the maps of teacher and student at several margins, and how alike the pulls of its parts are."""
+"""AMD on one image: the maps of teacher and student at several margins, and how alike the gradients of its parts are."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from angularkd.features.attention import match_sizes, normalise, to_map
-from angularkd.features.extractor import FeatureExtractor, with_class_maps
-from angularkd.features.pairing import Pair
-from angularkd.losses.amd import AMDLoss
+from angularkd.features import FeatureExtractor, Pair, match_sizes, normalise, to_map, with_class_maps
+from angularkd.losses import AMDLoss
 
 PARTS = ("angular", "positive", "negative")
 PARTINGS = (("angular", "positive"), ("angular", "negative"), ("positive", "negative"))
@@ -22,7 +20,9 @@ PARTINGS = (("angular", "positive"), ("angular", "negative"), ("positive", "nega
 class StageMaps:
     """The maps of one model at one stage, each [height, width].
 
-    attention: Q; by_margin: for each margin the angular, positive and negative map.
+    Attributes:
+        attention: Q.
+        by_margin: for each margin the angular, positive and negative map.
     """
 
     attention: Tensor
@@ -31,13 +31,15 @@ class StageMaps:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What AMD sees in one image.
+    """The maps, values and gradients of AMD on one image.
 
-    stages: for each pair, the maps of the teacher and of the student.
-    distance: by margin, AMD's value for each pair.
-    cosines: by margin, for each pair the cosines between the gradients of AMD's parts with respect to the student's
-        attention map P, in the order of PARTINGS; the last row is of the gradients with respect to the student's parameters, all
-        pairs together. Not a number where a gradient is zero.
+    Attributes:
+        pairs: the paired stages.
+        stages: for each pair, the maps of the teacher and of the student.
+        distance: by margin, AMD's value for each pair.
+        cosines: by margin, for each pair the cosines between the gradients of AMD's parts with respect to the student's
+            attention map P, in the order of PARTINGS; the last row is of the gradients with respect to the student's
+            parameters, all pairs together. Not a number where a gradient is zero.
     """
 
     pairs: tuple[Pair, ...]
@@ -55,12 +57,19 @@ def explain_image(
     margins: Sequence[float],
     **options: Any,
 ) -> Explanation:
-    """The maps and gradients of AMD for one image, both models in evaluation mode.
+    """Compute the maps and gradients of AMD for one image.
 
     Args:
-        teacher_image, student_image: [1, 3, height, width], preprocessed for each of the models.
+        teacher: in evaluation mode.
+        student: in evaluation mode.
+        teacher_image: [1, 3, height, width], preprocessed for the teacher.
+        student_image: [1, 3, height, width], preprocessed for the student.
+        pairs: of stages to compare.
         margins: multiplicative margins to compare.
         options: of `AMDLoss`, but for the margin.
+
+    Raises:
+        InputError: where a stage lacks what the attention mechanism needs.
     """
     losses = {margin: AMDLoss(margin=margin, **options) for margin in margins}
     reduction = next(iter(losses.values())).reduction
@@ -70,11 +79,12 @@ def explain_image(
         FeatureExtractor(student, student_stages, (reduction,)) as student_extractor,
         torch.enable_grad(),
     ):
-        taught, shown = teacher_extractor(teacher_image), student_extractor(student_image)
-        logits = taught.output.detach()
-        taught = with_class_maps(taught, teacher_extractor, None, logits, create_graph=False)
-        shown = with_class_maps(shown, student_extractor, None, logits, create_graph=True)
-        both = zip(shown.features[reduction], taught.features[reduction], strict=True)
+        teacher_output, student_output = teacher_extractor(teacher_image), student_extractor(student_image)
+        assert teacher_output.logits is not None, "a model that has run gives logits"
+        logits, reductions = teacher_output.logits.detach(), (reduction,)
+        teacher_output = with_class_maps(teacher_output, teacher_stages, reductions, None, logits, create_graph=False)
+        student_output = with_class_maps(student_output, student_stages, reductions, None, logits, create_graph=True)
+        both = zip(student_output.features[reduction], teacher_output.features[reduction], strict=True)
         maps = [match_sizes(to_map(s, reduction), to_map(t, reduction).detach()) for s, t in both]
         parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         cosines, distance = {}, {}
@@ -95,7 +105,7 @@ def _maps(power_map: Tensor, losses: Mapping[float, AMDLoss]) -> StageMaps:
 
 
 def _cosines(parts: Tensor, inputs: Sequence[Tensor]) -> tuple[float, ...]:
-    """Between the gradients of the three parts with respect to the inputs, all in one vector."""
+    """Return the cosines between the gradients of the three parts with respect to the inputs, all in one vector."""
     gradients = {}
     for name, part in zip(PARTS, parts, strict=True):
         found = torch.autograd.grad(part, inputs, retain_graph=True, allow_unused=True)

@@ -1,8 +1,7 @@
-"""Attention maps: what of a stage the student should look like.
+"""Attention mechanisms: which map of a stage the student should match, and the table of them.
 
-An attention mechanism is a frozen, hashable callable that gives maps [batch, height, width]. Being hashable lets one map
-serve every loss that asks for it, and lets a hook keep the map alone and drop the features. Its `source` says what it
-is called with:
+A mechanism is a frozen, hashable callable that gives maps [batch, height, width]. Being hashable lets one map serve every
+loss that asks for it, and lets a hook keep the map alone and drop the features. Its `source` says what it is called with:
 
     "features"   the stage's features [batch, channel, height, width]
     "gradients"  the features, and the gradient of a class's score with respect to them
@@ -21,61 +20,55 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from angularkd.errors import InputError, nearest
+from angularkd.features.attention_maps import widen
 from angularkd.types import Reduction, Source
-
-LEAST_SQUARE = 1e-24
-"""Least squared norm that is divided by, so that maps of zeros have a gradient."""
 
 
 @dataclass(frozen=True)
-class PowerMap:
+class _OfFeatures:
+    """What mechanisms that need nothing but a stage's features have in common: a power, by which they weigh large ones."""
+
+    source: ClassVar[Source] = "features"
+    signals: ClassVar[frozenset[str]] = frozenset()
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.power >= 1:
+            raise InputError(f"power must be at least 1 for a finite gradient at zero, got {self.power}: use power=2")
+
+    def _powered(self, features: Tensor) -> Tensor:
+        wide = widen(features)
+        return wide.square() if self.power == 2 else wide.abs().pow(self.power)
+
+
+@dataclass(frozen=True)
+class PowerMap(_OfFeatures):
     """Sum over the channels of |A|**power, in float32 at least (Zagoruyko & Komodakis, arXiv 1612.03928).
 
     P[b, h, w] = sum_c |A[b, c, h, w]| ** power. Half-precision features are widened first: their squares overflow.
     """
 
-    source: ClassVar[Source] = "features"
-    signals: ClassVar[frozenset[str]] = frozenset()
-    power: float = 2.0
-
-    def __post_init__(self) -> None:
-        _check_power(self.power)
-
     def __call__(self, features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch height width"]:
-        return _powered(features, self.power).sum(dim=1)
+        return self._powered(features).sum(dim=1)
 
 
 @dataclass(frozen=True)
-class MaxMap:
+class MaxMap(_OfFeatures):
     """Largest |A|**power over the channels, in float32 at least (the same paper's F_max).
 
     P[b, h, w] = max_c |A[b, c, h, w]| ** power. Where several channels share the maximum they share its gradient.
     """
 
-    source: ClassVar[Source] = "features"
-    signals: ClassVar[frozenset[str]] = frozenset()
-    power: float = 2.0
-
-    def __post_init__(self) -> None:
-        _check_power(self.power)
-
     def __call__(self, features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch height width"]:
-        return _powered(features, self.power).amax(dim=1)
+        return self._powered(features).amax(dim=1)
 
 
 @dataclass(frozen=True)
-class TokenNorm:
+class TokenNorm(_OfFeatures):
     """Length of each position's feature vector, the saliency of a token in a transformer, in float32 at least.
 
     P[b, h, w] = ( sum_c |A[b, c, h, w]| ** power ) ** (1 / power). Its gradient at a vector of zeros is taken as zero.
     """
-
-    source: ClassVar[Source] = "features"
-    signals: ClassVar[frozenset[str]] = frozenset()
-    power: float = 2.0
-
-    def __post_init__(self) -> None:
-        _check_power(self.power)
 
     def __call__(self, features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch height width"]:
         return torch.linalg.vector_norm(widen(features), ord=self.power, dim=1)
@@ -88,11 +81,10 @@ class GradCAM:
     P[b, h, w] = max(0, sum_c a[b, c] * A[b, c, h, w]),   a[b, c] = mean over h, w of d z_y / d A[b, c, h, w]
 
     with z_y the model's own logit of class y. With soft labels, z_y is their weighted sum of the logits.
+    The student's map is differentiated again in training, which roughly doubles the cost of its step.
 
     Args:
-        of: whose class y is: "label", the sample's own, or "teacher", the one that the teacher names, for both models.
-
-    The student's map is differentiated again in training, which roughly doubles the cost of its step.
+        of: whose class y is: "label", the sample's own, or "teacher", the one that the teacher predicts, for both models.
     """
 
     source: ClassVar[Source] = "gradients"
@@ -100,13 +92,19 @@ class GradCAM:
 
     @property
     def signals(self) -> frozenset[str]:
-        """What it looks at beside the features: both models must tell apart the same classes."""
+        """Return what it needs beside the features: both models must tell apart the same classes."""
         return frozenset({"student_logits", "teacher_logits"} | ({"labels"} if self.of == "label" else set()))
 
     def class_weights(self, logits: Tensor, labels: Tensor | None, teacher_logits: Tensor) -> Tensor:
-        """How much each logit counts in the score z_y: [batch, classes], like `logits`."""
-        chosen = teacher_logits.argmax(dim=1) if self.of == "teacher" or labels is None else labels
-        return chosen.to(logits.dtype) if chosen.is_floating_point() else F.one_hot(chosen, logits.shape[1])
+        """Return how much each logit counts in the score z_y, [batch, classes].
+
+        Args:
+            logits: the model's own, [batch, classes].
+            labels: class indices [batch] or soft labels [batch, classes]; None for the teacher's classes.
+            teacher_logits: [batch, classes].
+        """
+        classes = teacher_logits.argmax(dim=1) if self.of == "teacher" or labels is None else labels
+        return classes.to(logits.dtype) if classes.is_floating_point() else F.one_hot(classes, logits.shape[1])
 
     def __call__(
         self,
@@ -160,16 +158,17 @@ ATTENTIONS: dict[str, Attention] = {
     "max": Attention(MaxMap, "largest |A|^power over the channels", takes_power=True),
     "token_norm": Attention(TokenNorm, "length of each position's feature vector", takes_power=True),
     "gradcam": Attention(lambda: GradCAM("label"), "Grad-CAM of the sample's own class"),
-    "gradcam_teacher": Attention(lambda: GradCAM("teacher"), "Grad-CAM of the class that the teacher names"),
+    "gradcam_teacher": Attention(lambda: GradCAM("teacher"), "Grad-CAM of the class that the teacher predicts"),
     "class_token": Attention(lambda: ClassToken(), "a transformer block's attention from the class token to the patches"),
     "rollout": Attention(lambda: ClassToken(rollout=True), "the same, rolled out over all blocks up to this one"),
 }  # fmt: skip
 
 
 def mechanism(name: str, power: float | Sequence[float] = 2.0) -> Reduction:
-    """The attention mechanism of a name in ATTENTIONS; of several powers, all their maps.
+    """Build the attention mechanism of a name in ATTENTIONS; of several powers, one that gives all their maps.
 
-    Raises InputError for an unknown name (with the nearest), and for a power where the mechanism takes none.
+    Raises:
+        InputError: for an unknown name, and for a power where the mechanism takes none.
     """
     if name not in ATTENTIONS:
         raise InputError(
@@ -185,49 +184,3 @@ def mechanism(name: str, power: float | Sequence[float] = 2.0) -> Reduction:
             raise InputError("power holds no number: give one, or several as [1, 2, 4]")
         return Several(tuple(row.build(float(one)) for one in power))  # type: ignore[misc]
     return row.build(power)
-
-
-def to_map(features: Tensor, reduction: Reduction) -> Float[Tensor, "maps height width"]:
-    """What a loss compares: the reduction of features [batch, channel, height, width]; maps as they are, widened.
-
-    Raises InputError for features where the mechanism looks at more than them.
-    """
-    if features.ndim == 3:
-        return widen(features)
-    if reduction.source != "features":
-        raise InputError(
-            f"{reduction} cannot be computed from features alone: let a Distiller compute it, or pass its maps [batch, height, width]"
-        )
-    return reduction(features)
-
-
-def widen(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """float16 and bfloat16 as float32; float32 and float64 as they are."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
-def match_sizes(
-    first: Float[Tensor, "batch *channels_1 height_1 width_1"],
-    second: Float[Tensor, "batch *channels_2 height_2 width_2"],
-) -> tuple[Float[Tensor, "batch *channels_1 height width"], Float[Tensor, "batch *channels_2 height width"]]:
-    """Average-pool two maps, or two features, to the smaller height and the smaller width of the two."""
-    if first.shape[-2:] == second.shape[-2:]:
-        return first, second
-    size = (min(first.shape[-2], second.shape[-2]), min(first.shape[-1], second.shape[-1]))
-    return F.adaptive_avg_pool2d(first, size), F.adaptive_avg_pool2d(second, size)
-
-
-def normalise(power_map: Float[Tensor, "batch height width"], eps: float) -> Float[Tensor, "batch height width"]:
-    """The attention map Q = P / (||P||_F + eps), with the norm over height and width, so that 0 <= Q <= 1."""
-    norm = power_map.square().sum(dim=(1, 2), keepdim=True).clamp(min=LEAST_SQUARE).sqrt()
-    return (power_map * (1 / (norm + eps))).clamp(max=1.0)
-
-
-def _powered(features: Tensor, power: float) -> Tensor:
-    wide = widen(features)
-    return wide.square() if power == 2 else wide.abs().pow(power)
-
-
-def _check_power(power: float) -> None:
-    if not power >= 1:
-        raise InputError(f"power must be at least 1 for a finite gradient at zero, got {power}: use power=2")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,38 +13,42 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from angularkd.errors import InputError
 from angularkd.features.attention import ClassToken, GradCAM
-from angularkd.features.stages import Head, Stage
-from angularkd.features.token_attention import AttentionWatch
+from angularkd.features.feature_maps import Stage
+from angularkd.features.token_attention import TokenAttention
+from angularkd.features.tracing import Head, logits_in
 from angularkd.types import Features, Reduction
 
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a model showed in one forward.
+    """What one forward of a model gives.
 
-    output:    the model's.
-    features:  of its stages, by reduction, but for the reductions that look at gradients (`with_class_maps` adds them).
-    embedding: its head's input [batch, dim].
-    outputs:   of the stages' modules as they were, kept where a reduction looks at gradients.
+    Attributes:
+        logits: [batch, classes]; None where nothing asks for them and the model did not run.
+        features: of its stages, by reduction, but for the reductions that need gradients (`with_class_maps` adds them).
+        embedding: its head's input [batch, dim], where a head is known.
+        stage_outputs: of the stages' modules, unreduced, where a reduction needs gradients.
     """
 
-    output: Any
+    logits: Tensor | None
     features: Mapping[Reduction | None, Features]
     embedding: Tensor | None
-    outputs: tuple[Tensor, ...] = ()
+    stage_outputs: tuple[Tensor, ...] = ()
 
 
 class FeatureExtractor:
-    """Runs a model and hands out the features of some of its stages, and its embedding, beside its output.
+    """Runs a model and returns the features of some of its stages, and its embedding, beside its logits.
+
+    Also a context manager, which closes it at the end.
 
     Args:
-        model: any module; its forward runs unchanged and its output is returned as it is.
-        stages: where to look, from `find_stages` or `stages_at`.
-        reductions: what to keep of each stage's features, computed inside the hook so that whole features are never
-            all held; `None` keeps them whole. Where one looks at gradients, the forward records them in any case.
-        head: the classification layer, whose input is handed out as the embedding.
-
-    `close()` removes the hooks and leaves the model as it was. Also a context manager.
+        model: any module; it runs unchanged. Where it gives an object whose `logits` they are (GoogLeNet in training), these
+            are returned.
+        stages: whose features to extract, from `find_stages` or `stages_at`.
+        reductions: to what maps to reduce each stage's features, inside of the hook, so that whole features are never
+            all held; `None` stands for the features whole. Where one needs gradients, the forward records them in any case.
+        head: the classification layer, whose input is the embedding.
+        forward: from images to logits, calling the model (with preprocessing before it, say); by default the model itself.
     """
 
     def __init__(
@@ -53,86 +57,60 @@ class FeatureExtractor:
         stages: Sequence[Stage],
         reductions: Sequence[Reduction | None] = (None,),
         head: Head | None = None,
+        forward: Callable[[Tensor], Any] | None = None,
     ) -> None:
         self.model = model
         self.stages = tuple(stages)
         self.reductions = tuple(reductions)
-        self._gradients = any(isinstance(r, GradCAM) for r in reductions)
+        self._forward = forward if forward is not None else model
+        self._needs_gradients = any(isinstance(r, GradCAM) for r in reductions)
         self._in_hook = tuple(r for r in reductions if not isinstance(r, GradCAM))
         self._rollouts = [r.rollout for r in reductions if isinstance(r, ClassToken)]
-        self._watch: AttentionWatch | None = None
-        self._kept: list[tuple[Tensor, ...] | None] = [None] * len(self.stages)
-        self._outputs: list[Tensor | None] = [None] * len(self.stages)
+        self._active = False
+        self._attention: TokenAttention | None = None
         self._embedding: Tensor | None = None
-        self._listening = False
+        self._stored: list[tuple[Tensor, ...] | None] = [None] * len(self.stages)
+        self._stage_outputs: list[Tensor | None] = [None] * len(self.stages)
         self._handles = [
             model.get_submodule(stage.path).register_forward_hook(self._hook(i, stage))
             for i, stage in enumerate(self.stages)
         ]
+        if self._needs_gradients:
+            self._handles.append(model.register_forward_pre_hook(self._make_differentiable))
         if head is not None:
-            self._handles.append(model.get_submodule(head.path).register_forward_pre_hook(self._keep_embedding))
+            self._handles.append(model.get_submodule(head.path).register_forward_pre_hook(self._store_embedding))
 
     def __call__(self, images: Tensor) -> ModelOutput:
-        self._listening = True
-        self._watch = AttentionWatch(any(self._rollouts)) if self._rollouts and self.stages else None
+        """Run the model on images [batch, 3, height, width].
+
+        Raises:
+            InputError: where the forward does not reach a stage, a stage lacks what a reduction needs, or there are no logits.
+        """
+        self._active = True
+        self._attention = TokenAttention(any(self._rollouts)) if self._rollouts and self.stages else None
         try:
-            if self._gradients and not any(parameter.requires_grad for parameter in self.model.parameters()):
-                images = images.detach().requires_grad_()  # else nothing of a frozen model could be differentiated
-            kernels = (
-                sdpa_kernel(SDPBackend.MATH) if self._gradients else nullcontext()
-            )  # the others have no second derivative
             with (
-                self._watch or nullcontext(),
-                kernels,
-                torch.set_grad_enabled(self._gradients or torch.is_grad_enabled()),
+                self._attention or nullcontext(),
+                # the other kernels have no second derivative
+                sdpa_kernel(SDPBackend.MATH) if self._needs_gradients else nullcontext(),
+                torch.set_grad_enabled(self._needs_gradients or torch.is_grad_enabled()),
             ):
-                output = self.model(images)
-            kept = [values for values in self._kept if values is not None]
-            outputs = tuple(value for value in self._outputs if value is not None)
+                output = logits_in(self._forward(images))
+            stored = [values for values in self._stored if values is not None]
+            stage_outputs = tuple(values for values in self._stage_outputs if values is not None)
             embedding = self._embedding
         finally:
-            self._listening, self._watch, self._embedding = False, None, None
-            self._kept, self._outputs = [None] * len(self.stages), [None] * len(self.stages)
-        if len(kept) < len(self.stages):
+            self._active, self._attention, self._embedding = False, None, None
+            self._stored, self._stage_outputs = [None] * len(self.stages), [None] * len(self.stages)
+        if len(stored) < len(self.stages):
             raise InputError("a stage was not reached by this forward: pair stages that every forward runs through")
-        features = {reduction: [values[i] for values in kept] for i, reduction in enumerate(self._in_hook)}
-        return ModelOutput(output, features, embedding, outputs)
-
-    def _hook(self, index: int, stage: Stage) -> Any:
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not self._listening:
-                return
-            output = stage.tensor(output)
-            if self._gradients:
-                self._outputs[index] = output
-            features = stage.as_map(output)
-            self._kept[index] = tuple(self._reduce(stage, features, reduction) for reduction in self._in_hook)
-
-        return keep
-
-    def _reduce(self, stage: Stage, features: Tensor, reduction: Reduction | None) -> Tensor:
-        if reduction is None:
-            return features
-        return reduction(self._class_attention(stage, reduction) if isinstance(reduction, ClassToken) else features)
-
-    def _class_attention(self, stage: Stage, mechanism: ClassToken) -> Tensor:
-        """The class token's attention to the patches of a stage, as [batch, height, width]."""
-        row = self._watch.row(mechanism.rollout) if self._watch is not None else None
-        patches = stage.height * stage.width
-        if row is None or row.shape[1] <= patches:
-            seen = "no self-attention" if row is None else f"attention among {row.shape[1]} tokens"
-            raise InputError(
-                f"stage {stage} has {seen} with a class token before its {patches} patches: use attention=token_norm, or a "
-                "transformer with a class token"
-            )
-        return row[:, -patches:].reshape(len(row), stage.height, stage.width)
-
-    def _keep_embedding(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if self._listening:
-            self._embedding = inputs[0].flatten(1)
+        if not isinstance(output, Tensor):
+            raise InputError(f"the model gives a {type(output).__name__}, not logits: return a tensor")
+        features = {reduction: [values[i] for values in stored] for i, reduction in enumerate(self._in_hook)}
+        return ModelOutput(output, features, embedding, stage_outputs)
 
     def close(self) -> None:
-        """Remove every hook."""
+        """Remove every hook, which leaves the model as it was."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -143,32 +121,40 @@ class FeatureExtractor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _hook(self, index: int, stage: Stage) -> Any:
+        def store(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if not self._active:
+                return
+            output = stage.tensor(output)
+            if self._needs_gradients:
+                self._stage_outputs[index] = output
+            features = stage.as_map(output)
+            self._stored[index] = tuple(self._reduce(stage, features, reduction) for reduction in self._in_hook)
 
-def with_class_maps(
-    seen: ModelOutput, extractor: FeatureExtractor, labels: Tensor | None, teacher_logits: Tensor, *, create_graph: bool
-) -> ModelOutput:
-    """What was seen, with the maps of the reductions that look at gradients, if the extractor has any.
+        return store
 
-    labels: [batch], or soft [batch, classes]; teacher_logits: [batch, classes].
-    create_graph: whether the maps shall be differentiated in their turn, as the student's are; the others are detached.
-    """
-    if not seen.outputs:
-        return seen
-    features = dict(seen.features)
-    for reduction in extractor.reductions:
-        if isinstance(reduction, GradCAM):
-            with torch.enable_grad():
-                score = (seen.output * reduction.class_weights(seen.output, labels, teacher_logits)).sum()
-                gradients = torch.autograd.grad(
-                    score, seen.outputs, retain_graph=True, create_graph=create_graph, allow_unused=True
-                )
-            for stage, gradient in zip(extractor.stages, gradients, strict=True):
-                if gradient is None:
-                    raise InputError(
-                        f"the logits do not depend on stage {stage}, which Grad-CAM needs: pair another stage"
-                    )
-            both = zip(extractor.stages, seen.outputs, gradients, strict=True)
-            maps = [reduction(stage.as_map(output), stage.as_map(gradient)) for stage, output, gradient in both]
-            features[reduction] = maps if create_graph else [one.detach() for one in maps]
-    output = seen.output if create_graph else seen.output.detach()
-    return replace(seen, output=output, features=features, outputs=())
+    def _reduce(self, stage: Stage, features: Tensor, reduction: Reduction | None) -> Tensor:
+        if reduction is None:
+            return features
+        return reduction(self._class_attention(stage, reduction) if isinstance(reduction, ClassToken) else features)
+
+    def _class_attention(self, stage: Stage, mechanism: ClassToken) -> Tensor:
+        """Return the class token's attention to the patches of a stage, as [batch, height, width]."""
+        row = self._attention.row(mechanism.rollout) if self._attention is not None else None
+        if row is None or row.shape[1] <= stage.positions:
+            found = "no self-attention" if row is None else f"attention among {row.shape[1]} tokens"
+            raise InputError(
+                f"stage {stage} has {found} with a class token before its {stage.positions} patches: "
+                "use attention=token_norm, or a transformer with a class token"
+            )
+        return row[:, -stage.positions :].reshape(len(row), stage.height, stage.width)
+
+    def _make_differentiable(self, model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Let the images of a frozen model require gradients: nothing in it could be differentiated otherwise."""
+        if not self._active or any(parameter.requires_grad for parameter in model.parameters()):
+            return None
+        return inputs[0].detach().requires_grad_(), *inputs[1:]
+
+    def _store_embedding(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self._active:
+            self._embedding = inputs[0].flatten(1)

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from angularkd.errors import InputError
-from angularkd.features.stages import Stage, find_stages, stages_at
+from angularkd.features.feature_maps import Stage
+from angularkd.features.stages import find_stages, stages_at
+from angularkd.features.tracing import Trace
 
 MAX_PAIRS = 4
 """Pairs made by default, counted from the deep end: a shallower one, the stem's, is too local to hold an object."""
@@ -24,36 +26,44 @@ class Pair:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width at which their maps are compared: the smaller of the two."""
+        """Return the height and width at which their maps are compared: the smaller of the two."""
         return min(self.teacher.height, self.student.height), min(self.teacher.width, self.student.width)
 
     @property
     def resized(self) -> bool:
-        """Whether one of the maps is pooled for the comparison."""
-        return (self.teacher.height, self.teacher.width) != (self.student.height, self.student.width)
+        """Return whether one of the maps is pooled for the comparison."""
+        return self.teacher.grid != self.student.grid
 
 
 def pair_models(
-    teacher: nn.Module, student: nn.Module, teacher_images: Tensor, student_images: Tensor, pairs: str | None = None
+    teacher: nn.Module, student: nn.Module, teacher_trace: Trace, student_trace: Trace, pairs: str | None = None
 ) -> list[Pair]:
-    """Pair two models: by the text 'TEACHER_MODULE:STUDENT_MODULE,...' where it is given, else by stride.
+    """Pair the stages of two models: by text where it is given, else by stride.
 
-    Raises InputError when nothing can be paired, or the text names what is not there.
+    Args:
+        teacher: the traced teacher.
+        student: the traced student.
+        teacher_trace: what a forward of the teacher showed.
+        student_trace: what a forward of the student showed.
+        pairs: 'TEACHER_MODULE:STUDENT_MODULE,...'.
+
+    Raises:
+        InputError: when nothing can be paired, or the text names what does not exist.
     """
     if pairs is not None:
         named = [tuple(pair.strip().split(":")) for pair in pairs.split(",")]
         if any(len(pair) != 2 or not all(pair) for pair in named):
             raise InputError(
-                f"pairs are written TEACHER_MODULE:STUDENT_MODULE,..., for example layer2:layer2, not '{pairs}'"
+                f"`pairs` are written TEACHER_MODULE:STUDENT_MODULE,..., for example layer2:layer2, not '{pairs}'"
             )
-        teacher_stages = stages_at(teacher, [pair[0] for pair in named], teacher_images, "teacher")
-        student_stages = stages_at(student, [pair[1] for pair in named], student_images, "student")
+        teacher_stages = stages_at(teacher, [pair[0] for pair in named], teacher_trace, "teacher")
+        student_stages = stages_at(student, [pair[1] for pair in named], student_trace, "student")
         return [Pair(t, s) for t, s in zip(teacher_stages, student_stages, strict=True)]
-    matched = match_stages(find_stages(teacher, teacher_images), find_stages(student, student_images))
+    matched = match_stages(find_stages(teacher, teacher_trace), find_stages(student, student_trace))
     if not matched:
         raise InputError(
-            "no stage of the teacher can be paired with one of the student: name the modules yourself with "
-            "pairs='TEACHER_MODULE:STUDENT_MODULE,...', or leave out the losses on features"
+            "no stage of the teacher can be paired with one of the student: name the modules yourself in `pairs`, as "
+            "TEACHER_MODULE:STUDENT_MODULE,..., or leave out the losses on features"
         )
     return matched
 
@@ -61,7 +71,14 @@ def pair_models(
 def match_stages(teacher: Sequence[Stage], student: Sequence[Stage]) -> list[Pair]:
     """Pair stages of nearly equal stride, from the deep end; where no strides agree, pair by depth from the deep end.
 
-    Each stage is used once, the order is kept, and at most MAX_PAIRS are made. Shallow to deep in, shallow to deep out.
+    Each stage is used once, in order, and at most MAX_PAIRS are made.
+
+    Args:
+        teacher: stages of the teacher, shallow to deep.
+        student: stages of the student, shallow to deep.
+
+    Returns:
+        The pairs, shallow to deep.
     """
     pairs: list[Pair] = []
     rest = list(teacher)
@@ -76,5 +93,5 @@ def match_stages(teacher: Sequence[Stage], student: Sequence[Stage]) -> list[Pai
 
 
 def _octaves(teacher: Stage, student: Stage) -> float:
-    """By how many halvings of the resolution the teacher's stage is deeper than the student's."""
+    """Return by how many halvings of the resolution the teacher's stage is deeper than the student's."""
     return math.log2(teacher.stride / student.stride)

@@ -1,4 +1,4 @@
-"""Reads a transformer's attention while it runs, whatever its code: by watching the functions that compute it."""
+"""Reads a transformer's attention while it runs, whatever its code, by intercepting the functions that compute it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from angularkd.features.attention import widen
+from angularkd.features.attention_maps import widen
 
 SOFTMAXES = (torch.softmax, F.softmax, Tensor.softmax)
 
 
-class AttentionWatch(TorchFunctionMode):
-    """While entered, keeps the class token's attention of the last self-attention, and its rollout over all of them.
+class TokenAttention(TorchFunctionMode):
+    """While entered, records the class token's attention of the last self-attention, and its rollout over all of them.
 
     Three ways of computing attention are recognised: `scaled_dot_product_attention`, `nn.MultiheadAttention`, and a
-    softmax over [batch, head, query, key]. The class token is the first.
+    softmax over [batch, head, query, key]. The class token is the first. It does not work inside of `torch.compile`.
 
-    rollout: whether to keep the rollout too, which takes the attention between all tokens of every block.
-
-    It does not work inside of `torch.compile`.
+    Args:
+        rollout: whether to compute the rollout too, which takes the attention between all tokens of every block.
     """
 
     def __init__(self, rollout: bool) -> None:
@@ -33,7 +32,7 @@ class AttentionWatch(TorchFunctionMode):
         self._rolled: Tensor | None = None
 
     def row(self, rollout: bool) -> Tensor | None:
-        """Attention from the class token to every token [batch, tokens], None where none was seen."""
+        """Return the attention from the class token to every token, [batch, tokens]; None where no attention ran."""
         if not rollout:
             return self._row
         return self._rolled[:, 0] if self._rolled is not None else None
@@ -44,17 +43,17 @@ class AttentionWatch(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
             output, weights = func(*args, **{**kwargs, "need_weights": True, "average_attn_weights": True})
-            self._keep(weights)
+            self._record(weights)
             return output, weights if kwargs.get("need_weights", True) else None
         result = func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
-            self._keep(_attention(*args, **kwargs, first_query_only=not self._rollout).mean(dim=1))
+            self._record(_attention(*args, **kwargs, first_query_only=not self._rollout).mean(dim=1))
         elif func in SOFTMAXES and result.ndim == 4:
-            self._keep(widen(result).mean(dim=1))
+            self._record(widen(result).mean(dim=1))
         return result
 
-    def _keep(self, attention: Tensor) -> None:
-        """Attention [batch, query, key], averaged over the heads."""
+    def _record(self, attention: Tensor) -> None:
+        """Take in attention [batch, query, key], averaged over the heads."""
         self._row = attention[:, 0]
         if not self._rollout or attention.shape[1] != attention.shape[2]:
             return
@@ -75,7 +74,7 @@ def _attention(
     *,
     first_query_only: bool,
 ) -> Tensor:
-    """softmax(q k^T * scale + mask) [batch, head, query, key], as scaled_dot_product_attention computes it inside."""
+    """Return softmax(q k^T * scale + mask) [batch, head, query, key], as scaled_dot_product_attention computes it inside."""
     if first_query_only:
         query = query[..., :1, :]
     scores = widen(query) @ widen(key).transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from angularkd.errors import InputError
-from angularkd.losses.projected import Shapes, projected_pairs, stage_channels, where_needed
+from angularkd.losses.checks import require_positive
+from angularkd.losses.projectors import Shapes, conv_with_norm, projected_pairs, stage_channels, where_needed
 
 
 class ActivationBoundaries(nn.Module):
@@ -24,20 +25,15 @@ class ActivationBoundaries(nn.Module):
     with weight_i = 2 ** (i - n + 1), so that the last stage has 1.
 
     Args:
-        student_shapes, teacher_shapes: (channels, height, width) of each stage. With them, a stage whose channels
-            differ is projected by a 1 x 1 convolution with batch normalisation; without them the channels must be
-            equal.
-        margin: mu, how far beyond zero the student has to go.
+        student_shapes: (channels, height, width) of each stage. With shapes, a stage whose channels differ is projected by a
+            1 x 1 convolution with batch normalisation; without them the channels must be equal.
+        teacher_shapes: the same of the teacher.
+        margin: mu > 0, how far beyond zero the student has to go.
         scale: 3 / 1000, as in the published code; 1 is the paper's plain sum.
         stage_weights: one weight a stage instead of the doubling ones; ones for the paper's.
 
-    `forward` takes two equally long sequences of [batch, channel, height, width], best taken before the activation
-    (after a ReLU the teacher is never negative, only zero), and returns a scalar >= 0. The minimum 0 asks for |S| >=
-    margin: student = teacher is not enough. Where the sizes differ the larger features are average-pooled to the
-    smaller. The teacher's side carries no gradient.
-
-    Raises InputError, naming the stage, for sequences of unequal length, unequal batches, channels that nothing
-    projects, options that do not fit the stages.
+    Raises:
+        InputError: for a margin that is not positive, and shapes that do not fit each other.
 
     Paper: Heo, Lee, Yun & Choi, arXiv 1811.03233. Departures: a term beside the others, where the paper initialises the
     student with this alone; the sizes are matched by pooling instead of by strided convolutions.
@@ -52,14 +48,24 @@ class ActivationBoundaries(nn.Module):
         stage_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if not margin > 0:
-            raise InputError(f"margin must be positive, got {margin}: the usual value is 1")
+        self.margin = require_positive("margin", margin, usual=1)
         self.projectors = where_needed(student_shapes, teacher_shapes, conv_with_norm)
-        self.margin = margin
         self.scale = scale
         self.stage_weights = stage_weights
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
+        """Return the loss, a scalar >= 0. The minimum 0 asks for |S| >= margin: student = teacher is not enough.
+
+        Args:
+            student_features: [batch, channel, height, width], one a stage, best taken before the activation (after a ReLU the
+                teacher is never negative, only zero).
+            teacher_features: the same of the teacher; where the sizes differ the larger features are average-pooled to the
+                smaller. They get no gradient.
+
+        Raises:
+            InputError: naming the stage, for sequences of unequal length, unequal batches, channels that nothing projects, and
+                stage_weights of another number.
+        """
         pairs = projected_pairs("AB", self.projectors, student_features, teacher_features)
         weights = doubling_weights(len(pairs)) if self.stage_weights is None else self.stage_weights
         if len(weights) != len(pairs):
@@ -82,15 +88,11 @@ class FeatureOverhaul(nn.Module):
         L_stage  = 2 ** (i - n + 1) / batch * sum of (S - target) ** 2 where S > target or target > 0    the partial L2
 
     Args:
-        student_shapes, teacher_shapes: (channels, height, width) of each stage.
+        student_shapes: (channels, height, width) of each stage.
+        teacher_shapes: the same of the teacher.
 
-    `forward` takes two equally long sequences of [batch, channel, height, width], best taken before the activation, and
-    returns a scalar >= 0 in the square of the features' unit: a sum over the elements, so its weight is small (1e-3 in
-    the published code for CIFAR, 1e-4 for ImageNet). The margins need the whole batch. Where the sizes differ the
-    larger features are average-pooled to the smaller. The teacher's side carries no gradient.
-
-    Raises InputError, naming the stage, for sequences of unequal length, unequal batches, shapes that are not those
-    that the loss was built for, and a single value a channel (batch normalisation has no use for it).
+    Raises:
+        InputError: for shapes that do not fit each other.
 
     Paper: Heo, Kim, Yun, Park, Kwak & Choi, arXiv 1904.01866. Departure: the margin is the expectation of a negative
     response. The published code derives it from the teacher's batch normalisation, taken for a Gaussian; a loss that
@@ -103,6 +105,19 @@ class FeatureOverhaul(nn.Module):
         self.connectors = nn.ModuleList(conv_with_norm(s, t) for s, t in channels)
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
+        """Return the loss, a scalar >= 0 in the square of the features' unit. The margins need the whole batch.
+
+        It is a sum over the elements, so its weight is small (1e-3 in the published code for CIFAR, 1e-4 for ImageNet).
+
+        Args:
+            student_features: [batch, channel, height, width], one a stage, best taken before the activation.
+            teacher_features: the same of the teacher; where the sizes differ the larger features are average-pooled to the
+                smaller. They get no gradient.
+
+        Raises:
+            InputError: naming the stage, for sequences of unequal length, unequal batches, shapes that are not those that the
+                loss was built for, and a single value a channel (batch normalisation has no use for it).
+        """
         pairs = projected_pairs("OFD", self.connectors, student_features, teacher_features)
         weights = doubling_weights(len(pairs))
         return torch.stack([w * self._stage(s, t) for w, (s, t) in zip(weights, pairs, strict=True)]).sum()
@@ -113,19 +128,12 @@ class FeatureOverhaul(nn.Module):
         return torch.where(counted, student - target, 0.0).square().sum() / student.shape[0]
 
 
-def conv_with_norm(channels_in: int, channels_out: int) -> nn.Sequential:
-    """A 1 x 1 convolution without bias, of He's normal initialisation by its outputs, and batch normalisation."""
-    convolution = nn.Conv2d(channels_in, channels_out, kernel_size=1, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out")
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
-
-
 def doubling_weights(stages: int) -> list[float]:
-    """1 for the last stage, and half as much for each one before."""
+    """Return 1 for the last stage, and half as much for each one before."""
     return [2.0 ** (index - stages + 1) for index in range(stages)]
 
 
 def negative_mean(features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "channel 1 1"]:
-    """The mean of each channel's negative values over batch and positions; 0 where there are none."""
+    """Return the mean of each channel's negative values over batch and positions, 0 where there are none."""
     count = (features < 0).sum(dim=(0, 2, 3)).clamp(min=1)
     return (features.clamp(max=0).sum(dim=(0, 2, 3)) / count)[:, None, None]

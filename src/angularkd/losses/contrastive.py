@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from angularkd.errors import InputError
-from angularkd.features.attention import widen
+from angularkd.features import widen
+from angularkd.losses.checks import full_precision, require_at_least, require_positive, require_share
 
 
 class CRD(nn.Module):
-    """Tell whether a student's and a teacher's embedding are of one sample, among many that are not.
+    """CRD: a critic tells whether a student's and a teacher's embedding are of one sample, among many that are not.
 
     With s_i and t_i the embeddings of sample i, each mapped by a learned linear layer to `projection_dim` numbers and
     divided by its norm, memories S and T [num_samples, projection_dim] of them, N = num_samples, K = num_negatives, and
@@ -30,28 +31,25 @@ class CRD(nn.Module):
     Args:
         student_dim: width of the student's embedding.
         teacher_dim: width of the teacher's embedding.
-        num_samples: N, the rows of the training split.
+        num_samples: N, the rows of the training split, 2 or more.
         labels: the classes of those rows, in their order: negatives are then of other classes than their sample, as in
             RepDistiller. Without labels, they are any other samples.
-        num_negatives: K. The authors use 16384.
-        temperature: of the inner products. The authors use 0.07.
-        momentum: the share that a row keeps of itself. The authors use 0.5.
+        num_negatives: K, 1 or more. The authors use 16384.
+        temperature: of the inner products, above 0. The authors use 0.07.
+        momentum: the share of itself that remains of a row, in 0..1 (1 excluded: nothing would be learned). The authors use 0.5.
         projection_dim: width of the common space. The authors use 128.
 
-    `forward` takes two embeddings [batch, dim] and `indices` [batch], the distinct rows of the training split that they
-    are of, and returns a scalar > 0 in nats, which begins near 2 + 2 log(num_negatives); the authors' weight is 0.8. It
-    may be a batch of one. The teacher carries no gradient, but its linear layer learns. Computed in float32 at least.
+    Raises:
+        InputError: for an option out of its range, and labels of another number than num_samples or all of one class.
 
     Memories, Z and the order by class are buffers: a checkpoint of the module's state resumes them. They change in
     training mode alone. Negatives come from torch's global generator on the memories' device, which a checkpoint has to
     hold as well. The memory is this process's own: it is not shared among several.
 
-    Raises InputError for options out of their range, labels of another number than num_samples or all of one class,
-    and embeddings and indices of unequal batches.
-
-    Departures from the authors' code: negatives are drawn with replacement (theirs without, as long as there are
-    enough); all is computed from logarithms, without their 1e-7; products are formed with the whole memory and the
-    candidates' picked, which takes batch * N numbers instead of batch * K * projection_dim.
+    Paper: Tian, Krishnan & Isola, arXiv 1910.10699. Departures from the authors' code: negatives are drawn with
+    replacement (theirs without, as long as there are enough); all is computed from logarithms, without their 1e-7;
+    products are formed with the whole memory and the candidates' picked, which takes batch * N numbers instead of
+    batch * K * projection_dim. Computed in float32 at least.
     """
 
     student_memory: Tensor
@@ -74,20 +72,12 @@ class CRD(nn.Module):
         projection_dim: int = 128,
     ) -> None:
         super().__init__()
-        if num_samples < 2:
-            raise InputError(f"CRD tells samples apart and needs num_samples of at least 2, got {num_samples}")
-        if num_negatives < 1:
-            raise InputError(f"num_negatives must be at least 1, got {num_negatives}: the usual value is 16384")
-        if not temperature > 0:
-            raise InputError(f"temperature must be positive, got {temperature}: the usual value is 0.07")
-        if not 0 <= momentum < 1:
-            raise InputError(
-                f"momentum must lie in 0..1 (1 excluded: nothing would be learned), got {momentum}: use 0.5"
-            )
+        require_at_least("num_samples", num_samples, 2, "CRD tells the samples of a training split apart")
+        require_at_least("num_negatives", num_negatives, 1, "the usual value is 16384")
         self.num_samples = num_samples
         self.num_negatives = num_negatives
-        self.temperature = temperature
-        self.momentum = momentum
+        self.temperature = require_positive("temperature", temperature, usual=0.07)
+        self.momentum = require_share("momentum", momentum, usual=0.5)
         self.student_projection = nn.Linear(student_dim, projection_dim)
         self.teacher_projection = nn.Linear(teacher_dim, projection_dim)
         self.register_buffer("student_memory", _random_rows(num_samples, projection_dim))
@@ -105,13 +95,23 @@ class CRD(nn.Module):
         teacher_embedding: Float[Tensor, "batch teacher_dim"],
         indices: Int[Tensor, " batch"],
     ) -> Float[Tensor, ""]:
+        """Return the loss, a scalar > 0 in nats, which begins near 2 + 2 log(num_negatives); the authors' weight is 0.8.
+
+        Args:
+            student_embedding: [batch, student_dim]; a batch of one will do.
+            teacher_embedding: [batch, teacher_dim]; it gets no gradient, but its linear layer learns.
+            indices: [batch], the distinct rows of the training split that the embeddings are of.
+
+        Raises:
+            InputError: for embeddings and indices of unequal batches.
+        """
         if not len(student_embedding) == len(teacher_embedding) == len(indices):
             raise InputError(
                 f"CRD got {len(student_embedding)} embeddings of the student, {len(teacher_embedding)} of the teacher "
                 f"and {len(indices)} indices: give one of each for every sample"
             )
         indices = indices.long()
-        with torch.autocast(student_embedding.device.type, enabled=False):
+        with full_precision(student_embedding):
             student = _project(self.student_projection, student_embedding)
             teacher = _project(self.teacher_projection, teacher_embedding.detach())
             candidates = torch.cat([indices.unsqueeze(1), self.draw_negatives(indices)], dim=1)
@@ -123,7 +123,7 @@ class CRD(nn.Module):
         return loss
 
     def draw_negatives(self, indices: Int[Tensor, " batch"]) -> Int[Tensor, "batch negatives"]:
-        """For each sample `num_negatives` rows of other classes, drawn uniformly and with replacement."""
+        """Draw `num_negatives` rows of other classes for each sample, uniformly and with replacement."""
         start, size = self.class_start[indices].unsqueeze(1), self.class_size[indices].unsqueeze(1)
         draws = torch.randint(2**62, (len(indices), self.num_negatives), device=self.by_class.device)
         positions = draws % (self.num_samples - size)
@@ -136,7 +136,7 @@ class CRD(nn.Module):
         candidates: Int[Tensor, "batch candidates"],
         log_z: Tensor,
     ) -> Float[Tensor, ""]:
-        """L_side: the first of a sample's candidates is its own row. `log_z` is set here if it never was."""
+        """Return L_side; the first of a sample's candidates is its own row. Set `log_z` if it never was."""
         rows = widen(memory.clone())  # the memory changes in place before the gradient asks for these rows
         scores = (anchors @ rows.mT / self.temperature).gather(1, candidates)
         first_log_z = math.log(self.num_samples / scores.numel()) + scores.detach().flatten().logsumexp(dim=0)
@@ -161,7 +161,7 @@ def _project(projection: nn.Linear, embedding: Float[Tensor, "batch dim"]) -> Fl
 
 
 def _random_rows(num_samples: int, projection_dim: int) -> Float[Tensor, "num_samples projection_dim"]:
-    """Uniform numbers of such a width that rows have length 1 on average, as in the authors' code."""
+    """Return uniform numbers of such a width that rows have length 1 on average, as in the authors' code."""
     width = math.sqrt(3 / projection_dim)
     return torch.empty(num_samples, projection_dim).uniform_(-width, width)
 
@@ -169,7 +169,7 @@ def _random_rows(num_samples: int, projection_dim: int) -> Float[Tensor, "num_sa
 def _order_by_class(
     num_samples: int, labels: Shaped[Tensor, " labels"] | None
 ) -> tuple[Int[Tensor, " num_samples"], Int[Tensor, " num_samples"], Int[Tensor, " num_samples"]]:
-    """The rows sorted by class, and for each row where its class begins in that order and how many rows it has.
+    """Return the rows sorted by class, and for each row where its class begins in that order and how many rows it has.
 
     Without labels each row is a class of its own.
     """
@@ -178,7 +178,7 @@ def _order_by_class(
         return rows, rows.clone(), torch.ones_like(rows)
     if len(labels) != num_samples:
         raise InputError(
-            f"CRD wants a label for each of {num_samples} samples, got {len(labels)}: give the training split's"
+            f"CRD needs a label for each of {num_samples} samples, got {len(labels)}: give the training split's"
         )
     classes, members, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
     if len(classes) < 2:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from angularkd.errors import InputError
-from angularkd.features.attention import PowerMap
-from angularkd.losses.feature import stage_pairs, unit_maps
-from angularkd.losses.projected import GIVE_SHAPES, Shapes, matched_pairs, project, stage_channels
+from angularkd.features import PowerMap
+from angularkd.losses.checks import require_at_least, require_paired
+from angularkd.losses.feature import unit_maps
+from angularkd.losses.projectors import GIVE_SHAPES, Shapes, matched_pairs, project, stage_channels
 
 
 class FactorTransfer(nn.Module):
@@ -30,19 +31,15 @@ class FactorTransfer(nn.Module):
     which trains the paraphraser and nothing else.
 
     Args:
-        student_shapes, teacher_shapes: (channels, height, width) of each stage; needed with a rate, ignored without.
-        rate: k, the factors' share of the teacher's channels (the paper's is 0.5), or None to learn nothing.
-        power: exponent of the power map, without a rate.
-        exponent: p of the distance.
+        student_shapes: (channels, height, width) of each stage; needed with a rate, ignored without.
+        teacher_shapes: the same of the teacher.
+        rate: k in 0..1, the factors' share of the teacher's channels (the paper's is 0.5), or None to learn nothing.
+        power: exponent of the power map, 1 or more, without a rate.
+        exponent: p of the distance, 1 or more.
         reconstruction_weight: of the paraphraser's own loss, with a rate.
 
-    `forward` takes two equally long sequences of [batch, channel, height, width] (without a rate also power maps
-    [batch, height, width]) and returns a scalar >= 0. Where the sizes differ the larger features, or maps, are
-    average-pooled to the smaller. The teacher's side carries no gradient, and the factors of the paraphraser none from
-    the student's distance.
-
-    Raises InputError, naming the stage, for sequences of unequal length, unequal batches, maps of a single position
-    (without a rate), a rate that leaves no channel or comes without shapes.
+    Raises:
+        InputError: for an option out of its range, and a rate that leaves no channel or comes without shapes.
 
     Paper: Kim, Park & Kwak, arXiv 1802.04977. The variant without a rate is the field's, and the default. Departures
     with a rate: the paraphraser trains beside the student, where the paper trains it before; its reconstruction is
@@ -59,8 +56,7 @@ class FactorTransfer(nn.Module):
         reconstruction_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if not exponent >= 1:
-            raise InputError(f"exponent must be at least 1 for a finite gradient at zero, got {exponent}: use 1")
+        require_at_least("exponent", exponent, 1, "below it the gradient at zero is not finite, use 1")
         self.rate = rate
         self.exponent = exponent
         self.reconstruction_weight = reconstruction_weight
@@ -70,9 +66,21 @@ class FactorTransfer(nn.Module):
             self._build(rate, student_shapes, teacher_shapes)
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
+        """Return the loss, a scalar >= 0.
+
+        Args:
+            student_features: [batch, channel, height, width], one a stage; without a rate also power maps [batch, height, width].
+            teacher_features: the same of the teacher; where the sizes differ the larger features, or maps, are average-pooled to
+                the smaller. They get no gradient, and the factors of the paraphraser none from the student's distance.
+
+        Raises:
+            InputError: naming the stage, for sequences of unequal length, unequal batches, and maps of a single position (without
+                a rate).
+        """
         if self.rate is None:
-            pairs = stage_pairs("factor transfer", student_features, teacher_features, maps=True)
-            units = [unit_maps(i, s, t, self.power_map) for i, (s, t) in enumerate(pairs)]
+            require_paired("factor transfer", student_features, teacher_features)
+            stages = enumerate(zip(student_features, teacher_features, strict=True))
+            units = [unit_maps(i, s, t, self.power_map) for i, (s, t) in stages]
             return torch.stack([self._distance(s, t) for s, t in units]).sum()
         pairs = matched_pairs("factor transfer", self.translators, student_features, teacher_features)
         return torch.stack([self._learned(i, s, t) for i, (s, t) in enumerate(pairs)]).sum()
@@ -82,13 +90,13 @@ class FactorTransfer(nn.Module):
             raise InputError(f"factor transfer with a rate learns translators: {GIVE_SHAPES}")
         channels = stage_channels(student_shapes, teacher_shapes)
         factors = [round(rate * teacher) for _, teacher in channels]
-        if not all(0 < kept <= teacher for kept, (_, teacher) in zip(factors, channels, strict=True)):
+        if not all(0 < count <= teacher for count, (_, teacher) in zip(factors, channels, strict=True)):
             raise InputError(
                 f"rate {rate} leaves {factors} channels of the teacher's: it must leave some and at most all"
             )
-        self.translators = nn.ModuleList(_encoder(s, kept) for (s, _), kept in zip(channels, factors, strict=True))
-        self.paraphrasers = nn.ModuleList(_encoder(t, kept) for (_, t), kept in zip(channels, factors, strict=True))
-        self.decoders = nn.ModuleList(_decoder(kept, t) for (_, t), kept in zip(channels, factors, strict=True))
+        self.translators = nn.ModuleList(_encoder(s, count) for (s, _), count in zip(channels, factors, strict=True))
+        self.paraphrasers = nn.ModuleList(_encoder(t, count) for (_, t), count in zip(channels, factors, strict=True))
+        self.decoders = nn.ModuleList(_decoder(count, t) for (_, t), count in zip(channels, factors, strict=True))
 
     def _learned(self, index: int, student: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
         translated = project(index, self.translators[index], student)

@@ -10,12 +10,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.errors import InputError, StageError
-from angularkd.features.attention import match_sizes, mechanism, to_map, widen
+from angularkd.errors import InputError
+from angularkd.features import match_sizes, mechanism
+from angularkd.losses.checks import (
+    checked_levels,
+    full_precision,
+    map_pair,
+    one_precision,
+    require_equal_channels,
+    require_paired,
+    require_positions,
+    stage_pairs,
+)
 from angularkd.types import Reduction
-
-Pairs = list[tuple[Tensor, Tensor]]
-"""One (student, teacher) a stage."""
 
 
 class AttentionTransfer(nn.Module):
@@ -28,20 +35,16 @@ class AttentionTransfer(nn.Module):
                    = mean over the batch of || unit(P_student) - unit(P_teacher) ||_2                  not squared
 
     Args:
-        power: exponent of the channel-wise power map.
+        power: exponent of the channel-wise power map, 1 or more.
         squared: the mean squared difference of the authors' code and of the field; False is equation 2 of the paper.
-        attention: another mechanism that makes P, a name in `angularkd.features.attention.ATTENTIONS`.
+        attention: another mechanism that makes P, a name in `angularkd.features.ATTENTIONS`.
 
-    `forward` takes two equally long sequences over the stages, each tensor either features [batch, channel, height,
-    width] or a power map [batch, height, width] that was reduced already. It returns a scalar >= 0: at most 2 /
-    positions a stage when squared (its usual weight is 1000), at most sqrt(2) otherwise. Channels need not agree. The
-    teacher's side carries no gradient; maps are computed in float32 at least.
-
-    Raises InputError, naming the stage, for sequences of unequal length, unequal batches, and maps of a single
-    position.
+    Raises:
+        InputError: for a power below 1 and an attention of an unknown name.
 
     Paper: Zagoruyko & Komodakis, arXiv 1612.03928. Departure: where the sizes differ the larger power map is
-    average-pooled to the smaller (others pool the features, which a stored map no longer allows).
+    average-pooled to the smaller (others pool the features, which a stored map no longer allows). Maps are computed in
+    float32 at least.
     """
 
     def __init__(self, power: float = 2.0, squared: bool = True, attention: str = "power") -> None:
@@ -50,9 +53,20 @@ class AttentionTransfer(nn.Module):
         self.squared = squared
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
-        pairs = stage_pairs("attention transfer", student_features, teacher_features, maps=True)
-        with full_precision(pairs):
-            return torch.stack([self._stage(i, s, t) for i, (s, t) in enumerate(pairs)]).sum()
+        """Return the loss, a scalar >= 0: at most 2 / positions a stage when squared (its usual weight is 1000), else sqrt(2).
+
+        Args:
+            student_features: one tensor a stage, either features [batch, channel, height, width] or a power map [batch, height,
+                width] that was made already.
+            teacher_features: the same of the teacher, of any channels and sizes; they get no gradient.
+
+        Raises:
+            InputError: naming the stage, for sequences of unequal length, unequal batches, and maps of a single position.
+        """
+        require_paired("attention transfer", student_features, teacher_features)
+        with full_precision(student_features[0]):
+            stages = enumerate(zip(student_features, teacher_features, strict=True))
+            return torch.stack([self._stage(i, s, t) for i, (s, t) in stages]).sum()
 
     def _stage(self, index: int, student: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
         student, teacher = unit_maps(index, student, teacher, self.reduction)
@@ -70,28 +84,31 @@ class NeuronSelectivityTransfer(nn.Module):
 
         L_stage = mean_ij k(y_i, y_j) + mean_ij k(x_i, x_j) - 2 mean_ij k(x_i, y_j)         then the mean over the batch
 
-    This is the squared maximum mean discrepancy of the two sets of channels: a scalar in 0..2 a stage, with a usual
-    weight of 50.
-
-    `forward` takes two equally long sequences of [batch, channel, height, width]. Channels need not agree; where the
-    sizes differ the larger features are average-pooled to the smaller. The teacher's side carries no gradient; the
-    kernel is computed in float32 at least.
-
-    Raises InputError, naming the stage, for sequences of unequal length, unequal batches, and maps of a single
-    position.
+    This is the squared maximum mean discrepancy of the two sets of channels.
 
     Paper: Huang & Wang, arXiv 1707.01219. Departures: none for the kernel that the paper recommends (degree 2, offset
-    0); its linear and Gaussian kernels are left out. The products are formed as matrices, never position by position.
+    0); its linear and Gaussian kernels are left out. The products are formed as matrices, never position by position,
+    and in float32 at least.
     """
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
+        """Return the loss, a scalar in 0..2 a stage; its usual weight is 50.
+
+        Args:
+            student_features: [batch, channel, height, width], one a stage.
+            teacher_features: the same of the teacher, of any channels; where the sizes differ the larger features are
+                average-pooled to the smaller. They get no gradient.
+
+        Raises:
+            InputError: naming the stage, for sequences of unequal length, unequal batches, and maps of a single position.
+        """
         pairs = stage_pairs("NST", student_features, teacher_features)
-        with full_precision(pairs):
+        with full_precision(student_features[0]):
             return torch.stack([self._stage(i, s, t) for i, (s, t) in enumerate(pairs)]).sum()
 
     def _stage(self, index: int, student: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
         student, teacher = match_sizes(student, teacher)
-        refuse_single_position(index, student)
+        require_positions(index, student)
         student, teacher = (F.normalize(features.flatten(2), dim=2) for features in (student, teacher))
         return (
             _kernel(teacher, teacher).mean() + _kernel(student, student).mean() - 2 * _kernel(student, teacher).mean()
@@ -112,14 +129,9 @@ class SolutionFlow(nn.Module):
         max_pooling: the larger of two consecutive stages is brought to the smaller by maxima, as in the paper, instead
             of averages.
 
-    `forward` takes two equally long sequences, of two stages or more, of [batch, channel, height, width], and returns a
-    scalar >= 0 in the fourth power of the features' unit. Student and teacher need equal channels at each stage, but
-    not equal sizes. The teacher's side carries no gradient; the products are computed in float32 at least.
-
-    Raises InputError, naming the stage, for sequences of unequal length, a single stage, unequal batches or channels.
-
     Paper: Yim, Joo, Bae & Kim, A Gift from Knowledge Distillation, CVPR 2017 (no arXiv version). Departure: the paper
-    minimises this alone first and then trains on the labels; here it is a term beside the others.
+    minimises this alone first and then trains on the labels; here it is a term beside the others. The products are
+    computed in float32 at least.
     """
 
     def __init__(self, per_element: bool = True, max_pooling: bool = False) -> None:
@@ -128,12 +140,21 @@ class SolutionFlow(nn.Module):
         self.max_pooling = max_pooling
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
+        """Return the loss, a scalar >= 0 in the fourth power of the features' unit.
+
+        Args:
+            student_features: [batch, channel, height, width], one a stage, of two stages or more.
+            teacher_features: the same of the teacher, of equal channels at each stage and any sizes; they get no gradient.
+
+        Raises:
+            InputError: naming the stage, for sequences of unequal length, a single stage, unequal batches or channels.
+        """
         pairs = stage_pairs("FSP", student_features, teacher_features)
         if len(pairs) < 2:
             raise InputError("FSP compares consecutive stages, got a single one: pair two stages or more")
         for index, (student, teacher) in enumerate(pairs):
             require_equal_channels(index, student, teacher, "use 'at', 'nst' or 'amd', which need no equality")
-        with full_precision(pairs):
+        with full_precision(student_features[0]):
             return torch.stack([self._step(*step) for step in pairwise(pairs)]).sum()
 
     def _step(self, here: tuple[Tensor, Tensor], following: tuple[Tensor, Tensor]) -> Float[Tensor, ""]:
@@ -161,18 +182,14 @@ class HierarchicalContext(nn.Module):
     before; mse is the mean over batch, channels and positions. `ReviewKD` puts the learned fusion before it.
 
     Args:
-        levels: the sides of the grids, from fine to coarse.
+        levels: the sides of the grids, from fine to coarse, 1 or more each. A level that exceeds one side of a non-square map
+            keeps that side.
 
-    `forward` takes two equally long sequences of [batch, channel, height, width] with equal channels, and returns a
-    scalar >= 0 in the square of the features' unit. Where the sizes differ the larger features are average-pooled to
-    the smaller; a level that exceeds one side of a non-square map keeps that side. The teacher's side carries no
-    gradient.
-
-    Raises InputError, naming the stage, for sequences of unequal length, unequal batches or channels, and levels below
-    1.
+    Raises:
+        InputError: for levels below 1.
 
     Paper: Chen, Liu, Zhao & Jia, Distilling Knowledge via Knowledge Review, arXiv 2104.09044; the weights of the levels
-    are those of its published code.
+    are those of its published code. Departures: none.
     """
 
     def __init__(self, levels: Sequence[int] = (4, 2, 1)) -> None:
@@ -180,10 +197,20 @@ class HierarchicalContext(nn.Module):
         self.levels = checked_levels(levels)
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
+        """Return the loss, a scalar >= 0 in the square of the features' unit.
+
+        Args:
+            student_features: [batch, channel, height, width], one a stage.
+            teacher_features: the same of the teacher, of equal channels; where the sizes differ the larger features are
+                average-pooled to the smaller. They get no gradient.
+
+        Raises:
+            InputError: naming the stage, for sequences of unequal length, unequal batches or channels.
+        """
         pairs = stage_pairs("the hierarchical context loss", student_features, teacher_features)
         for index, (student, teacher) in enumerate(pairs):
             require_equal_channels(index, student, teacher, "use 'review', which learns to project")
-        with full_precision(pairs):
+        with full_precision(student_features[0]):
             return torch.stack([context_distance(*match_sizes(s, t), self.levels) for s, t in pairs]).sum()
 
 
@@ -192,7 +219,7 @@ def context_distance(
     teacher: Float[Tensor, "batch channel height width"],
     levels: Sequence[int],
 ) -> Float[Tensor, ""]:
-    """The hierarchical context loss of one stage; see `HierarchicalContext`."""
+    """Return the hierarchical context loss of one stage; see `HierarchicalContext`."""
     height, width = student.shape[2:]
     sizes = [(min(level, height), min(level, width)) for level in levels]
     coarser = [size for size in sizes if size != (height, width)]
@@ -203,82 +230,15 @@ def context_distance(
     return torch.stack([w * d for w, d in zip(weights, distances, strict=True)]).sum() / sum(weights)
 
 
-def checked_levels(levels: Sequence[int]) -> tuple[int, ...]:
-    """The levels as a tuple. Raises InputError for one below 1."""
-    if any(level < 1 for level in levels):
-        raise InputError(
-            f"levels are the sides of pooling grids and must be 1 or more, got {list(levels)}: use [4, 2, 1]"
-        )
-    return tuple(levels)
-
-
-def stage_pairs(
-    loss: str, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], maps: bool = False
-) -> Pairs:
-    """The stages as (student, teacher), float32 at least and both of the student's type, the teacher's side detached.
-
-    Raises InputError, naming the loss or the stage, unless the sequences are equally long and not empty, every tensor
-    is [batch, channel, height, width] (or, with `maps`, [batch, height, width]), and the batches of a stage agree.
-    """
-    if len(student_features) != len(teacher_features) or not student_features:
-        raise InputError(
-            f"{loss} pairs stages one to one, got {len(student_features)} of the student and "
-            f"{len(teacher_features)} of the teacher: pass two equally long, non-empty sequences"
-        )
-    pairs: Pairs = []
-    for index, (student, teacher) in enumerate(zip(student_features, teacher_features, strict=True)):
-        require_features(index, "student", student, maps)
-        require_features(index, "teacher", teacher, maps)
-        if student.shape[0] != teacher.shape[0]:
-            raise StageError(
-                index,
-                f"the student's batch holds {student.shape[0]} samples, the teacher's "
-                f"{teacher.shape[0]}: show both the same images",
-            )
-        student = widen(student)
-        pairs.append((student, teacher.detach().to(student.dtype)))
-    return pairs
-
-
-def full_precision(pairs: Pairs) -> torch.autocast:
-    """A context without autocast on the pairs' device, so that no product of features is rounded to half precision."""
-    return torch.autocast(pairs[0][0].device.type, enabled=False)
-
-
 def unit_maps(
     stage: int, student: Tensor, teacher: Tensor, reduction: Reduction
-) -> tuple[Float[Tensor, "batch positions"], Float[Tensor, "batch positions"]]:
-    """The attention maps of features, or maps as they are, brought to one size, of unit length over a sample's positions."""
-    student, teacher = match_sizes(to_map(student, reduction), to_map(teacher, reduction))
-    refuse_single_position(stage, student)
+) -> tuple[Float[Tensor, "maps positions"], Float[Tensor, "maps positions"]]:
+    """Return the attention maps of features, or maps as they are, of one size and of unit length over a sample's positions.
+
+    Raises InputError, naming the stage, where `map_pair` does.
+    """
+    student, teacher = map_pair(stage, *one_precision(student, teacher), reduction)
     return F.normalize(student.flatten(1)), F.normalize(teacher.flatten(1))
-
-
-def require_features(stage: int, owner: str, features: Tensor, maps: bool = False) -> None:
-    """Raises InputError unless the tensor is [batch, channel, height, width], or a map where those are taken."""
-    if features.ndim != 4 and not (maps and features.ndim == 3):
-        wanted = "[batch, channel, height, width]" + (" or [batch, height, width]" if maps else "")
-        raise StageError(
-            stage,
-            f"expected the {owner}'s features as {wanted}, got {list(features.shape)}: "
-            "take the stage before it is pooled, flattened or reduced",
-        )
-
-
-def require_equal_channels(stage: int, student: Tensor, teacher: Tensor, remedy: str) -> None:
-    """Raises InputError, ending with the remedy, unless both features have the same number of channels."""
-    if student.shape[1] != teacher.shape[1]:
-        raise StageError(
-            stage,
-            f"the student has {student.shape[1]} channels, the teacher {teacher.shape[1]}, "
-            f"and they must be equal: {remedy}",
-        )
-
-
-def refuse_single_position(stage: int, features: Tensor) -> None:
-    """Raises InputError for a 1 x 1 map: of unit length it is a constant, without a gradient."""
-    if features.shape[-2] * features.shape[-1] < 2:
-        raise StageError(stage, "a 1x1 map has no direction to learn: leave this stage out, or use larger images")
 
 
 def _kernel(

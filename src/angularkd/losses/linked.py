@@ -10,17 +10,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.errors import InputError, StageError
-from angularkd.features.attention import PowerMap, match_sizes, widen
-from angularkd.losses.feature import (
+from angularkd.errors import InputError
+from angularkd.features import PowerMap, match_sizes, widen
+from angularkd.losses.checks import (
     checked_levels,
-    context_distance,
-    refuse_single_position,
+    full_precision,
+    refusal,
+    require_at_least,
     require_equal_channels,
     require_features,
-    stage_pairs,
+    require_positions,
 )
-from angularkd.losses.projected import Shapes, channels_of, project, stage_channels
+from angularkd.losses.feature import context_distance
+from angularkd.losses.projectors import Shapes, channels_of, pairs_as_built, project, stage_channels
 
 
 class ReviewKD(nn.Module):
@@ -36,16 +38,13 @@ class ReviewKD(nn.Module):
     distance of `angularkd.losses.feature.HierarchicalContext`.
 
     Args:
-        student_shapes, teacher_shapes: (channels, height, width) of each stage, from shallow to deep.
-        mid_channels: of the fusion; None for those of the student's last stage, at most 512.
-        levels: the sides of the coarser grids of the hierarchical distance.
+        student_shapes: (channels, height, width) of each stage, from shallow to deep.
+        teacher_shapes: the same of the teacher.
+        mid_channels: of the fusion, 1 or more; None for those of the student's last stage, at most 512.
+        levels: the sides of the coarser grids of the hierarchical distance, 1 or more each.
 
-    `forward` takes two equally long sequences of [batch, channel, height, width], from shallow to deep, and returns a
-    scalar >= 0 in the square of the features' unit. Where the sizes differ the larger of fused and teacher's features
-    are average-pooled to the smaller. The teacher's side carries no gradient; distances are taken in float32 at least.
-
-    Raises InputError, naming the stage, for sequences of unequal length, unequal batches, shapes that are not those
-    that the loss was built for, and a single value a channel (batch normalisation has no use for it).
+    Raises:
+        InputError: for an option out of its range, and shapes that do not fit each other.
 
     Paper: Chen, Liu, Zhao & Jia, arXiv 2104.09044. Departures: sizes are pooled, where the published code repeats or
     drops values of the student's; the embedding is no stage of its own unless it is given as one of 1 x 1; the weight's
@@ -62,18 +61,24 @@ class ReviewKD(nn.Module):
         super().__init__()
         channels = stage_channels(student_shapes, teacher_shapes)
         mid = min(512, channels[-1][0]) if mid_channels is None else mid_channels
-        if mid < 1:
-            raise InputError(f"mid_channels must be 1 or more, got {mid}: None takes those of the student's last stage")
+        require_at_least("mid_channels", mid, 1, "None takes those of the student's last stage")
         last = len(channels) - 1
         self.fusions = nn.ModuleList(_Fusion(s, mid, t, gated=i < last) for i, (s, t) in enumerate(channels))
         self.levels = checked_levels(levels)
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
-        pairs = stage_pairs("ReviewKD", student_features, teacher_features)
-        if len(pairs) != len(self.fusions):
-            raise InputError(
-                f"ReviewKD was built for {len(self.fusions)} stages, got {len(pairs)}: build it with their shapes"
-            )
+        """Return the loss, a scalar >= 0 in the square of the features' unit; distances are taken in float32 at least.
+
+        Args:
+            student_features: [batch, channel, height, width], one a stage, from shallow to deep.
+            teacher_features: the same of the teacher; where the sizes differ the larger of fused and teacher's features are
+                average-pooled to the smaller. They get no gradient.
+
+        Raises:
+            InputError: naming the stage, for sequences of unequal length, unequal batches, shapes that are not those that the
+                loss was built for, and a single value a channel (batch normalisation has no use for it).
+        """
+        pairs = pairs_as_built("ReviewKD", self.fusions, student_features, teacher_features)
         terms, residual = [], None
         for index in reversed(range(len(pairs))):
             student, teacher = pairs[index]
@@ -98,25 +103,20 @@ class AttentionLinks(nn.Module):
     norm is batch normalisation; p are learned positions.
 
     Args:
-        student_shapes, teacher_shapes: (channels, height, width) of each stage; their numbers may differ.
-        query_dim: length of queries, keys and positions.
+        student_shapes: (channels, height, width) of each stage.
+        teacher_shapes: the same of the teacher; their numbers of stages may differ.
+        query_dim: length of queries, keys and positions, 1 or more.
 
-    `forward` takes the features of all stages, [batch, channel, height, width], and returns a scalar >= 0, at most 2 /
-    positions a stage of the teacher; its usual weight is 200. Student and teacher need equal numbers of neither stages
-    nor channels. The student's power map is average-pooled to the size of the teacher's; where it is the smaller its
-    values are repeated. The teacher's side carries no gradient; maps and attention are computed in float32 at least.
+    Raises:
+        InputError: for an option out of its range, and shapes that are none.
 
-    Raises InputError, naming the stage, for numbers of stages or channels that are not those that the loss was built
-    for, unequal batches, maps of a single position, and a training batch of one (batch normalisation has no use for
-    it).
-
-    Paper: Ji, Heo & Park, Show, Attend and Distill, arXiv 2102.02973. Departures: none known.
+    Paper: Ji, Heo & Park, Show, Attend and Distill, arXiv 2102.02973. Departures: none known. Maps and attention are computed
+    in float32 at least.
     """
 
     def __init__(self, student_shapes: Shapes, teacher_shapes: Shapes, query_dim: int = 128) -> None:
         super().__init__()
-        if query_dim < 1:
-            raise InputError(f"query_dim must be 1 or more, got {query_dim}: the usual value is 128")
+        require_at_least("query_dim", query_dim, 1, "the usual value is 128")
         students, teachers = channels_of("student", student_shapes), channels_of("teacher", teacher_shapes)
         self.queries = nn.ModuleList(_linear_with_norm(channels, query_dim) for channels in teachers)
         self.keys = nn.ModuleList(
@@ -128,6 +128,17 @@ class AttentionLinks(nn.Module):
         self.power_map = PowerMap(2.0)
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
+        """Return the loss, a scalar >= 0, at most 2 / positions a stage of the teacher; its usual weight is 200.
+
+        Args:
+            student_features: [batch, channel, height, width] of all stages.
+            teacher_features: the same of the teacher, of any numbers of stages and channels. The student's power map is
+                average-pooled to the size of the teacher's; where it is the smaller its values are repeated. They get no gradient.
+
+        Raises:
+            InputError: naming the stage, for numbers of stages or channels that are not those that the loss was built for,
+                unequal batches, maps of a single position, and a training batch of one (batch normalisation has no use for it).
+        """
         students = self._checked("student", student_features, len(self.keys), student_features)
         teachers = self._checked("teacher", teacher_features, len(self.queries), student_features)
         attention = self._attention(students, teachers)
@@ -135,16 +146,16 @@ class AttentionLinks(nn.Module):
         return (attention.to(distances.dtype) * distances).sum(dim=(1, 2)).mean()
 
     def _attention(self, students: list[Tensor], teachers: list[Tensor]) -> Float[Tensor, "batch teachers students"]:
-        """How strongly a stage of the teacher is linked with each of the student's; it sums to 1 over the latter."""
+        """Return how strongly a stage of the teacher is linked with each of the student's; it sums to 1 over the latter."""
         query, key = _summaries(self.queries, teachers), _summaries(self.keys, students)
-        linked = project(None, self.bilinear, key.flatten(0, 1)).view(*key.shape[:2], len(teachers), -1)
-        with torch.autocast(query.device.type, enabled=False):
+        linked = project("AFD", self.bilinear, key.flatten(0, 1)).view(*key.shape[:2], len(teachers), -1)
+        with full_precision(query):
             positions = widen(self.teacher_positions) @ widen(self.student_positions).mT
             products = (linked * query[:, None]).sum(dim=3).mT
             return ((products + positions) / math.sqrt(query.shape[2])).softmax(dim=2)
 
     def _distances(self, students: list[Tensor], teacher: Tensor) -> Float[Tensor, "batch students"]:
-        """The mean squared differences of one of the teacher's unit maps from each of the student's."""
+        """Return the mean squared differences of one of the teacher's unit maps from each of the student's."""
         target = F.normalize(self.power_map(teacher).flatten(1))
         size = (teacher.shape[2], teacher.shape[3])
         maps = [F.adaptive_avg_pool2d(self.power_map(student), size) for student in students]
@@ -159,12 +170,12 @@ class AttentionLinks(nn.Module):
             )
         for index, stage in enumerate(features):
             require_features(index, owner, stage)
-            refuse_single_position(index, stage)
+            require_positions(index, stage)
             if stage.shape[0] != students[0].shape[0]:
-                raise StageError(
+                raise refusal(
                     index,
                     f"the {owner}'s batch holds {stage.shape[0]} samples, the student's first stage "
-                    f"{students[0].shape[0]}: show all stages the same images",
+                    f"{students[0].shape[0]}: give all stages the same images",
                 )
         return [
             widen(stage) if owner == "student" else stage.detach().to(widen(students[0]).dtype) for stage in features
@@ -172,13 +183,13 @@ class AttentionLinks(nn.Module):
 
 
 def _summaries(modules: nn.ModuleList, features: list[Tensor]) -> Float[Tensor, "batch stages dim"]:
-    """Each stage's channel averages through its module."""
+    """Return each stage's channel averages through its module."""
     stages = enumerate(zip(modules, features, strict=True))
     return torch.stack([project(index, module, stage.mean(dim=(2, 3))) for index, (module, stage) in stages], dim=1)
 
 
 class _Fusion(nn.Module):
-    """ReviewKD's attention-based fusion of a stage with the residual of the deeper ones."""
+    """ReviewKD's attention-based fusion: it adds a stage to the residual of the deeper ones, by learned gates."""
 
     def __init__(self, channels_in: int, mid_channels: int, channels_out: int, gated: bool) -> None:
         super().__init__()
@@ -187,7 +198,7 @@ class _Fusion(nn.Module):
         self.expand = _convolution_with_norm(mid_channels, channels_out, 3)
 
     def forward(self, stage: int, features: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(features to compare with the teacher's, the residual for the stage before)."""
+        """Return the features to compare with the teacher's, and the residual for the stage before."""
         own = project(stage, self.reduce, features)
         if self.gate is not None and deeper is not None:
             deeper = F.interpolate(deeper, size=own.shape[2:], mode="nearest")

@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from angularkd.errors import InputError
-from angularkd.features.attention import widen
-from angularkd.losses.feature import full_precision, stage_pairs
+from angularkd.losses.checks import (
+    embedding_pair,
+    full_precision,
+    require_at_least,
+    require_positive,
+    require_samples,
+    require_weight,
+    stage_pairs,
+)
 
 
 class SimilarityPreserving(nn.Module):
@@ -24,20 +31,23 @@ class SimilarityPreserving(nn.Module):
         G       = A A^T, each row of it divided by its Euclidean norm                                   [batch, batch]
         L_stage = mean over all entries of (G_student - G_teacher) ** 2
 
-    `forward` takes two equally long sequences of [batch, channel, height, width] and returns a scalar within
-    0 .. 4 / batch a stage; the usual weight is 3000. Neither channels nor sizes need agree. The teacher's side carries
-    no gradient; the products are computed in float32 at least.
-
-    Raises InputError for sequences of unequal length, unequal batches, and for a batch of one sample.
-
-    Paper: Tung & Mori, arXiv 1907.09682. Departures: none.
+    Paper: Tung & Mori, arXiv 1907.09682. Departures: none. The products are computed in float32 at least.
     """
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
+        """Return the loss, a scalar within 0 .. 4 / batch a stage; its usual weight is 3000.
+
+        Args:
+            student_features: [batch, channel, height, width], one a stage.
+            teacher_features: the same of the teacher, of any channels and sizes; they get no gradient.
+
+        Raises:
+            InputError: for sequences of unequal length, unequal batches, and a batch of one sample.
+        """
         pairs = stage_pairs("SP", student_features, teacher_features)
         for student, _ in pairs:
-            _require_samples("SP", student)
-        with full_precision(pairs):
+            require_samples("SP", student)
+        with full_precision(student_features[0]):
             return torch.stack([F.mse_loss(_similarities(s), _similarities(t)) for s, t in pairs]).sum()
 
 
@@ -56,21 +66,17 @@ class CorrelationCongruence(nn.Module):
 
     Args:
         variant: "neighbours" or "rbf".
-        gamma: width of the Gaussian kernel, of `rbf` alone. The paper uses 0.4.
-        order: highest power of its series, of `rbf` alone. The paper uses 2.
+        gamma: width > 0 of the Gaussian kernel, of `rbf` alone. The paper uses 0.4.
+        order: highest power of its series, 1 or more, of `rbf` alone. The paper uses 2.
         student_dim: width of the student's embedding. With both widths, learned linear maps bring the embeddings to
             `projection_dim` first, as RepDistiller does; without them, they are compared as they come.
         teacher_dim: width of the teacher's embedding.
         projection_dim: the common width.
 
-    `forward` takes two embeddings [batch, dim] and returns a scalar >= 0, which identical embeddings bring to 0.
-    `neighbours` without maps needs equal widths. The teacher carries no gradient, but its map learns. Computed in
-    float32 at least.
+    Raises:
+        InputError: for an unknown variant, an option out of its range, and one width without the other.
 
-    Raises InputError for an unknown variant, gamma that is not positive, an order below 1, one width without the
-    other, unequal widths as said, unequal batches, and for a batch of one sample.
-
-    Paper: Peng, Jin, Liu, Zhou, Wu, Liu, Li & Zhang, arXiv 1904.01802.
+    Paper: Peng, Jin, Liu, Zhou, Wu, Liu, Li & Zhang, arXiv 1904.01802. Computed in float32 at least.
     """
 
     def __init__(
@@ -85,16 +91,11 @@ class CorrelationCongruence(nn.Module):
         super().__init__()
         if variant not in ("neighbours", "rbf"):
             raise InputError(f"variant must be 'neighbours' or the paper's 'rbf', got {variant!r}")
-        if not gamma > 0:
-            raise InputError(f"gamma must be positive, got {gamma}: the usual value is 0.4")
-        if order < 1:
-            raise InputError(
-                f"order must be at least 1, or every kernel is a constant, got {order}: the usual value is 2"
-            )
+        self.gamma = require_positive("gamma", gamma, usual=0.4)
+        require_at_least("order", order, 1, "below it every kernel is a constant, the usual value is 2")
         if (student_dim is None) != (teacher_dim is None):
             raise InputError(f"give both student_dim and teacher_dim, or neither, got {student_dim} and {teacher_dim}")
         self.variant = variant
-        self.gamma = gamma
         self.order = order
         self.student_projection = nn.Linear(student_dim, projection_dim) if student_dim else nn.Identity()
         self.teacher_projection = nn.Linear(teacher_dim, projection_dim) if teacher_dim else nn.Identity()
@@ -104,8 +105,18 @@ class CorrelationCongruence(nn.Module):
         student_embedding: Float[Tensor, "batch student_dim"],
         teacher_embedding: Float[Tensor, "batch teacher_dim"],
     ) -> Float[Tensor, ""]:
-        pair = _embedding_pair("CC", student_embedding, teacher_embedding)
-        with full_precision([pair]):
+        """Return the loss, a scalar >= 0, which identical embeddings bring to 0.
+
+        Args:
+            student_embedding: [batch, student_dim].
+            teacher_embedding: [batch, teacher_dim]; `neighbours` without maps needs the student's width. It gets no gradient, but
+                its map learns.
+
+        Raises:
+            InputError: for unequal widths as said, unequal batches, and a batch of one sample.
+        """
+        pair = embedding_pair("CC", student_embedding, teacher_embedding)
+        with full_precision(student_embedding):
             student: Tensor = self.student_projection(pair[0])
             teacher: Tensor = self.teacher_projection(pair[1])
             if self.variant == "rbf":
@@ -137,32 +148,38 @@ class ProbabilisticKnowledgeTransfer(nn.Module):
     Args:
         exclude_self: leave i = j out of all sums and means, as the paper does. Its authors' code, which the field
             follows, counts them in.
-        eps: the guard of norms and logarithms.
+        eps: the guard of norms and logarithms, above 0.
 
-    `forward` takes two embeddings [batch, dim], whose widths need not agree, and returns a scalar >= 0 in nats, far
-    below 1 / batch: the usual weight is 30000. The teacher's side carries no gradient. Computed in float32 at least.
-
-    Raises InputError for an eps that is not positive, for unequal batches, and for a batch of one sample (of two with
-    exclude_self: a single neighbour always has probability 1).
+    Raises:
+        InputError: for an eps that is not positive.
 
     Paper: Passalis & Tefas, arXiv 1803.10837. Departures: the mean over the pairs, as in the authors' code, is the sum
-    in the paper; an embedding of zeros has a gradient of 0, where the authors' code gives NaN.
+    in the paper; an embedding of zeros has a gradient of 0, where the authors' code gives NaN. Computed in float32 at
+    least.
     """
 
     def __init__(self, exclude_self: bool = False, eps: float = 1e-7) -> None:
         super().__init__()
-        if not eps > 0:
-            raise InputError(f"eps must be positive, got {eps}: the usual value is 1e-7")
         self.exclude_self = exclude_self
-        self.eps = eps
+        self.eps = require_positive("eps", eps, usual=1e-7)
 
     def forward(
         self,
         student_embedding: Float[Tensor, "batch student_dim"],
         teacher_embedding: Float[Tensor, "batch teacher_dim"],
     ) -> Float[Tensor, ""]:
-        pair = _embedding_pair("PKT", student_embedding, teacher_embedding, at_least=3 if self.exclude_self else 2)
-        with full_precision([pair]):
+        """Return the loss, a scalar >= 0 in nats, far below 1 / batch: its usual weight is 30000.
+
+        Args:
+            student_embedding: [batch, student_dim].
+            teacher_embedding: [batch, teacher_dim]; it gets no gradient.
+
+        Raises:
+            InputError: for unequal batches, and a batch of one sample (of two with exclude_self: a single neighbour always has
+                probability 1).
+        """
+        pair = embedding_pair("PKT", student_embedding, teacher_embedding, at_least=3 if self.exclude_self else 2)
+        with full_precision(student_embedding):
             student, teacher = self._probabilities(pair[0]), self._probabilities(pair[1])
             divergence = teacher * torch.log((teacher + self.eps) / (student + self.eps))
             others = len(student) - 1 if self.exclude_self else len(student)
@@ -185,37 +202,41 @@ class RelationalKD(nn.Module):
         distance_weight * mean_ij h(D_student - D_teacher) + angle_weight * mean_ijk h(A_student - A_teacher)
 
     Args:
-        distance_weight: of the distances. The authors use 25 for classification.
-        angle_weight: of the angles. The authors use 50 for classification.
+        distance_weight: of the distances, 0 or more. The authors use 25 for classification.
+        angle_weight: of the angles, 0 or more. The authors use 50 for classification.
 
-    `forward` takes two embeddings [batch, dim], whose widths need not agree, and returns a scalar >= 0 without a unit.
-    Two samples are always alike: the signal begins at three. Memory is batch**2 * (batch + dim). The teacher's side
-    carries no gradient. Computed in float32 at least.
-
-    Raises InputError for negative weights, unequal batches, and for a batch of one sample.
+    Raises:
+        InputError: for negative weights.
 
     Paper: Park, Kim, Lu & Cho, arXiv 1904.05068. Departures: the means run over all i, j, k, as in the authors' code
     (the paper sums over distinct samples); distances are norms of differences, not roots of differences of products;
     and samples that coincide have distance 0 and no direction, without the gradients of 1e6 and more of that code.
+    Computed in float32 at least.
     """
 
     def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__()
-        if not (distance_weight >= 0 and angle_weight >= 0):
-            raise InputError(
-                f"distance_weight and angle_weight must not be negative, got {distance_weight} and {angle_weight}: "
-                "0 leaves that part out"
-            )
-        self.distance_weight = distance_weight
-        self.angle_weight = angle_weight
+        self.distance_weight = require_weight("distance_weight", distance_weight)
+        self.angle_weight = require_weight("angle_weight", angle_weight)
 
     def forward(
         self,
         student_embedding: Float[Tensor, "batch student_dim"],
         teacher_embedding: Float[Tensor, "batch teacher_dim"],
     ) -> Float[Tensor, ""]:
-        pair = _embedding_pair("RKD", student_embedding, teacher_embedding)
-        with full_precision([pair]):
+        """Return the loss, a scalar >= 0 without a unit, from batch**2 * (batch + dim) numbers of memory.
+
+        Two samples are always alike: the signal begins at three.
+
+        Args:
+            student_embedding: [batch, student_dim].
+            teacher_embedding: [batch, teacher_dim]; it gets no gradient.
+
+        Raises:
+            InputError: for unequal batches, and a batch of one sample.
+        """
+        pair = embedding_pair("RKD", student_embedding, teacher_embedding)
+        with full_precision(student_embedding):
             student_distances, student_angles = _distances_and_angles(pair[0])
             teacher_distances, teacher_angles = _distances_and_angles(pair[1])
             distance = F.smooth_l1_loss(student_distances, teacher_distances)
@@ -231,30 +252,10 @@ def _similarities(features: Float[Tensor, "batch channel height width"]) -> Floa
 def _distances_and_angles(
     embedding: Float[Tensor, "batch dim"],
 ) -> tuple[Float[Tensor, "batch batch"], Float[Tensor, "batch batch batch"]]:
-    """Distances over their mean, and cosines [i, j, k] of the angle at i between j and k; 0 where samples coincide."""
+    """Return distances over their mean, and cosines [i, j, k] of the angle at i between j and k; 0 where samples coincide."""
     differences = embedding.unsqueeze(0) - embedding.unsqueeze(1)
     distances = torch.linalg.vector_norm(differences, dim=2)
     apart = distances > 0
     mean = distances.sum() / apart.sum().clamp(min=1)
     directions = differences / torch.where(apart, distances, 1.0).unsqueeze(2)
     return distances / torch.where(mean > 0, mean, 1.0), directions @ directions.mT
-
-
-def _embedding_pair(loss: str, student: Tensor, teacher: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:
-    """The embeddings, float32 at least, of one type, the teacher's detached; unequal or too small batches raise."""
-    if student.shape[0] != teacher.shape[0]:
-        raise InputError(
-            f"{loss}: the student's batch holds {student.shape[0]} samples, the teacher's {teacher.shape[0]}: "
-            "show both the same images"
-        )
-    _require_samples(loss, student, at_least)
-    student = widen(student)
-    return student, teacher.detach().to(student.dtype)
-
-
-def _require_samples(loss: str, batch: Tensor, at_least: int = 2) -> None:
-    if batch.shape[0] < at_least:
-        raise InputError(
-            f"{loss} compares the samples of a batch with each other and needs at least {at_least}, "
-            f"got {batch.shape[0]}: use a larger batch, or drop the last one"
-        )

@@ -1,53 +1,107 @@
-"""Evaluation of a classifier, alone or beside its teacher."""
+"""Evaluation of a classifier, alone or beside its teacher, in one pass over the images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from angularkd.metrics.classification import ClassifierMetrics
+from angularkd.errors import InputError
+from angularkd.features import ModelOutput
+from angularkd.metrics.observation import Observation
+from angularkd.metrics.table import DEFAULT_METRICS, METRICS, check_metrics
 from angularkd.system.modes import mode
 from angularkd.types import Batch
 
 Predict = Callable[[Tensor], Tensor]
-
-MEMORY_SHARE = 0.25
-"""Part of a GPU's free memory that an evaluation may take."""
-LARGEST_BATCH = 4096
+"""From images in 0..1 to logits, preprocessing included."""
+Extract = Callable[[Tensor], ModelOutput]
+"""From images in 0..1 to an output with the logits, and the whole features of the paired stages as `features[None]`."""
 
 
 def evaluate(
-    model: nn.Module, predict: Predict, batches: Iterable[Batch], num_classes: int, teacher: Predict | None = None
+    model: nn.Module,
+    predict: Predict,
+    batches: Iterable[Batch],
+    num_classes: int,
+    *,
+    teacher: Predict | None = None,
+    extractors: tuple[Extract, Extract] | None = None,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """The metrics of `ClassifierMetrics` over all batches.
+    """Return metrics of a model over all batches, by name.
+
+    One pass is made, and only the signals that some metric needs are computed. Nothing waits for the device before the end.
 
     Args:
-        model: put into evaluation mode meanwhile; every module's mode is what it was afterwards.
-        predict: from images in 0..1 to the model's logits, preprocessing included.
-        teacher: likewise of a teacher to compare with.
+        model: put into evaluation mode meanwhile; afterwards every module has the mode that it had before.
+        predict: from images to the model's logits.
+        batches: whose labels are classes.
+        num_classes: number of classes of the data.
+        teacher: from images to the teacher's logits of the same classes, where there are any to compare with.
+        extractors: the model's and the teacher's, for metrics of features. Where one is requested, each runs in place of
+            `predict` and `teacher`, so that logits and features come from the same forward.
+        metrics: names in METRICS, in the order of the result. Default: those of DEFAULT_METRICS for which there is what they need.
+
+    Raises:
+        InputError: when a metric is unknown, needs a teacher or extractors that are not given, or more classes than there are.
     """
-    metrics = ClassifierMetrics(num_classes)
+    missing = _missing(teacher, extractors)
+    if metrics is None:
+        metrics = [name for name in DEFAULT_METRICS if _objection(name, num_classes, missing) is None]
+    else:
+        check_metrics(metrics)
+        for name in metrics:
+            if (objection := _objection(name, num_classes, missing)) is not None:
+                raise InputError(objection)
+    rows = {name: METRICS[name] for name in metrics}
+    needs = {signal for row in rows.values() for signal in row.needs}
+    student_extract, teacher_extract = extractors if extractors is not None else (None, None)
+    totals: dict[str, Tensor] = {}
+    images = 0
     with mode(model, training=False), torch.inference_mode():
         for batch in batches:
-            teacher_logits = teacher(batch.images) if teacher is not None else None
-            metrics.update(predict(batch.images), batch.labels, teacher_logits)
-        assert metrics.images, "no batch to evaluate on"
-        return metrics.compute()
+            signals = {
+                "images": batch.images,
+                "labels": batch.labels,
+                **_run(batch.images, needs, "logits", predict, "student_features", student_extract),
+                **_run(batch.images, needs, "teacher_logits", teacher, "teacher_features", teacher_extract),
+            }
+            observation = Observation(num_classes, **{name: signals[name] for name in signals if name in needs})
+            for name, row in rows.items():
+                found = row.sums(observation)
+                totals[name] = totals[name] + found if name in totals else found
+            images += len(batch.images)
+        assert images, "no batch to evaluate on"
+        return {name: row.value(totals[name], images) for name, row in rows.items()}
 
 
-def largest_batch(predict: Predict, image_size: tuple[int, int], device: torch.device, at_least: int) -> int:
-    """Images to evaluate at once: as many as fit into MEMORY_SHARE of a GPU's free memory, up to LARGEST_BATCH.
+def _run(
+    images: Tensor, needs: set[str], logits: str, predict: Predict | None, features: str, extract: Extract | None
+) -> dict[str, Any]:
+    """Return the signals of one network, by the names that are given for them, from one forward or none."""
+    if features in needs and extract is not None:
+        output = extract(images)
+        return {logits: output.logits, features: output.features[None]}
+    return {logits: predict(images)} if logits in needs and predict is not None else {}
 
-    On other devices `at_least`, the batch of training, where more gain nothing.
-    """
-    if device.type != "cuda":
-        return at_least
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    with torch.inference_mode():
-        predict(torch.zeros(at_least, 3, *image_size, device=device))
-    an_image = max(1, (torch.cuda.max_memory_allocated(device) - before) // at_least)
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(at_least, min(LARGEST_BATCH, int(MEMORY_SHARE * free) // an_image))
+
+def _missing(teacher: Predict | None, extractors: tuple[Extract, Extract] | None) -> dict[str, str]:
+    """Return the signals that cannot be computed, each with what to give for it."""
+    missing = {"teacher_logits": "a `teacher` of the same classes"} if teacher is None else {}
+    if extractors is None:
+        missing |= dict.fromkeys(
+            ("student_features", "teacher_features"), "a `teacher` whose stages are paired with the model's"
+        )
+    return missing
+
+
+def _objection(name: str, num_classes: int, missing: dict[str, str]) -> str | None:
+    """Return why a metric cannot be computed, or None where it can."""
+    row = METRICS[name]
+    if num_classes < row.least_classes:
+        return f"metric '{name}' needs {row.least_classes} classes at least, the data has {num_classes}: leave it out"
+    lacking = [missing[signal] for signal in row.needs if signal in missing]
+    return f"metric '{name}' needs {lacking[0]}: give one, or leave the metric out" if lacking else None

@@ -1,1 +1,46 @@
-"""The networks: CIFAR families of our own, sources of others, and their weights."""
+"""The networks: opened by their SPEC, with their weights and preprocessing, and fitted to a data set's images and classes.
+
+LIBRARIES in `libraries` is the table of where they come from; `cifar` holds the families that this package defines itself.
+"""
+
+from angularkd.models import cifar
+from angularkd.models.adapting import (
+    check_class_order,
+    check_student,
+    check_trained,
+    fit_to_images,
+    freeze_all_but_head,
+    with_classes,
+    with_preprocessing,
+)
+from angularkd.models.class_mapping import ClassMapping
+from angularkd.models.classifier import NORMALIZATIONS, Classifier, Preprocessing, Size, predict
+from angularkd.models.libraries.file import is_file_spec
+from angularkd.models.opening import model_names, offers_weights, open_classifier
+from angularkd.models.weights import fingerprint, load_into, read_metadata, read_weights, save_weights
+
+__all__ = [
+    "NORMALIZATIONS",
+    "ClassMapping",
+    "Classifier",
+    "Preprocessing",
+    "Size",
+    "check_class_order",
+    "check_student",
+    "check_trained",
+    "cifar",
+    "fingerprint",
+    "fit_to_images",
+    "freeze_all_but_head",
+    "is_file_spec",
+    "load_into",
+    "model_names",
+    "offers_weights",
+    "open_classifier",
+    "predict",
+    "read_metadata",
+    "read_weights",
+    "save_weights",
+    "with_classes",
+    "with_preprocessing",
+]

@@ -5,87 +5,105 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
 
 from angularkd.errors import InputError
-from angularkd.features.stages import find_head, undisturbed
+from angularkd.features import Trace, trace
 from angularkd.models.class_mapping import match_names, read_class_mapping
-from angularkd.models.opening import Classifier, Preprocessing, Size
+from angularkd.models.classifier import Classifier, Preprocessing, Size
+from angularkd.models.libraries.file import is_file_spec
 
 
 def check_student(
     student: Classifier, classes: int, remedy: str = "start without them, or train it on these classes first"
 ) -> None:
-    """Raises InputError when weights gave a student another number of classes than the data has."""
+    """Raise InputError when weights gave a student another number of classes than the data has; `remedy` is the advice."""
     if student.num_classes != classes:
         raise InputError(
             f"the weights of {student.spec} tell apart {student.num_classes} classes, the data has {classes}: {remedy}"
         )
 
 
-def check_trained(teacher: Classifier, role: str = "teacher") -> None:
-    """Raises InputError when a model that has to know something already was never trained."""
-    if not teacher.pretrained and ".py:" not in teacher.spec:
-        flag = "weights" if role == "model" else "teacher-weights"
+def check_trained(classifier: Classifier, role: str = "teacher") -> None:
+    """Raise InputError when a model that has to know something already was never trained.
+
+    Args:
+        classifier: the model.
+        role: "teacher" or "model": what errors call it, and whose parameter they name.
+    """
+    if not classifier.pretrained and not is_file_spec(classifier.spec):
+        parameter = "weights" if role == "model" else "teacher_weights"
         raise InputError(
-            f"the {role} {teacher.spec} has no trained weights: give a file with --{flag}, or a run's folder as the {role}"
+            f"the {role} {classifier.spec} has no trained weights: give a file as `{parameter}`, or a run's folder as the {role}"
         )
 
 
 def fit_to_images(classifier: Classifier, image_size: Size, input_size: Size | None, role: str) -> Classifier:
-    """The classifier, with images of `image_size` resized to `input_size` for it; checked to give logits for them.
+    """Return the classifier with images of the data's size resized for it where that is needed, and with its trace.
 
     Without an `input_size` images go in as they are, unless its weights were trained otherwise, or it takes no images of
-    their size, but those of the size that it is made for.
+    their size, but those of the size that it is made for. A model that takes them runs once.
 
-    Raises InputError unless it gives logits [batch, classes].
+    Args:
+        classifier: with its preprocessing.
+        image_size: of the data's images.
+        input_size: to which to resize them for this model; None to leave that open.
+        role: "teacher", "student" or "model": what errors call it, and whose parameter they name.
+
+    Raises:
+        InputError: unless it gives logits [batch, classes].
     """
     assert classifier.preprocessing is not None
-    wanted, notes = input_size or classifier.preprocessing.size, classifier.notes
-    height, width = wanted or image_size
-    reason = _refusal(classifier.module, (height, width))
-    native = classifier.native_size
-    if reason is not None and wanted is None and native is not None and _refusal(classifier.module, native) is None:
-        wanted, reason = native, None
-        notes = (
-            *notes,
-            f"the {role} takes no images of {height}x{width}: each is resized to {native[0]}x{native[1]} for it",
-        )
-    if reason is not None:
-        raise InputError(
-            f"the {role} {classifier.spec} cannot take images of {height}x{width} ({reason}): "
-            f"give another --image-size, or --{'' if role == 'model' else f'{role}-'}input-size"
-        )
-    classifier = replace(classifier, preprocessing=replace(classifier.preprocessing, size=wanted), notes=notes)
-    check_outputs(classifier, image_size, role)
-    return classifier
-
-
-def _refusal(module: nn.Module, size: Size) -> str | None:
-    """Why the module cannot take images of this size; None where it can."""
-    with undisturbed(module):
+    requested, native = input_size or classifier.preprocessing.size, classifier.native_size
+    height, width = requested or image_size
+    try:
+        fitted = _resized_to(classifier, image_size, requested)
+    except _Refusal as refusal:
         try:
-            module(torch.zeros(2, 3, *size))
-        except Exception as error:  # the forward may be the user's own
-            return f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}"
-    return None
+            if requested is not None or native is None:
+                raise
+            fitted = _resized_to(classifier, image_size, native)
+        except _Refusal:
+            parameter = "input_size" if role == "model" else f"{role}_input_size"
+            raise InputError(
+                f"the {role} {classifier.spec} cannot take images of {height}x{width} ({refusal}): "
+                f"give another `image_size`, or `{parameter}`"
+            ) from None
+        note = f"the {role} takes no images of {height}x{width}: each is resized to {native[0]}x{native[1]} for it"
+        fitted = replace(fitted, notes=(*classifier.notes, note))
+    assert fitted.trace is not None
+    _check_outputs(fitted, fitted.trace, role)
+    return fitted
 
 
-def check_outputs(classifier: Classifier, image_size: Size, role: str) -> None:
-    """Raises InputError unless the module gives logits [batch, classes] for images of this size, once preprocessed."""
+class _Refusal(Exception):
+    """A model's forward raised: its reason, on one line."""
+
+
+def _resized_to(classifier: Classifier, image_size: Size, size: Size | None) -> Classifier:
+    """Return the classifier with images resized to `size`, and with the trace of a forward; raise _Refusal where that fails."""
     assert classifier.preprocessing is not None
-    with undisturbed(classifier.module):
-        output = classifier.module(classifier.preprocessing(torch.zeros(2, 3, *image_size)))
-    shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if shape != [2, classifier.num_classes]:
+    preprocessing = replace(classifier.preprocessing, size=size)
+    images = preprocessing(torch.zeros(1, 3, *image_size))
+    try:
+        found = trace(classifier.module, images)
+    except Exception as error:  # the forward may be the user's own
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        raise _Refusal(f"{type(error).__name__}: {reason}") from None
+    return replace(classifier, preprocessing=preprocessing, trace=found)
+
+
+def _check_outputs(classifier: Classifier, trace: Trace, role: str) -> None:
+    """Raise InputError unless the module gives logits [batch, classes]."""
+    if trace.output_shape != (2, classifier.num_classes):
+        output = list(trace.output_shape) if trace.output_shape is not None else trace.output_kind
         raise InputError(
-            f"the {role} {classifier.spec} gives {shape} for a batch of 2 images, not logits [2, {classifier.num_classes}]: "
+            f"the {role} {classifier.spec} gives {output} for a batch of 2 images, not logits [2, {classifier.num_classes}]: "
             "return a tensor with one number a class"
         )
 
 
 def check_class_order(classifier: Classifier, classes: tuple[str, ...], role: str) -> None:
-    """Raises InputError when a model knows the data's classes by name, but in another order."""
+    """Raise InputError when a model knows the data's classes by name, but in another order."""
     known = classifier.classes
     if classifier.mapping is None and known is not None and known != classes and sorted(known) == sorted(classes):
         raise InputError(
@@ -94,21 +112,29 @@ def check_class_order(classifier: Classifier, classes: tuple[str, ...], role: st
         )
 
 
-def freeze_all_but_head(classifier: Classifier, image_size: Size) -> None:
-    """Leave the classification layer alone to be trained. Raises InputError where the model has none."""
-    assert classifier.preprocessing is not None
-    try:
-        head = find_head(classifier.module, classifier.preprocessing(torch.zeros(2, 3, *image_size)))
-    except InputError:
+def freeze_all_but_head(classifier: Classifier) -> None:
+    """Freeze everything but the classification layer of a classifier that is fitted to its images.
+
+    Raises:
+        InputError: where there is no such layer.
+    """
+    assert classifier.trace is not None, "fit_to_images comes first"
+    head = classifier.trace.head
+    if head is None:
         raise InputError(
             f"{classifier.spec} has no layer whose output is its logits: it cannot be trained by its head alone"
-        ) from None
+        )
     classifier.module.requires_grad_(False)
     classifier.module.get_submodule(head.path).requires_grad_(True)
 
 
 def with_preprocessing(classifier: Classifier, stats: tuple[tuple[float, ...], tuple[float, ...]]) -> Classifier:
-    """The classifier, normalising by the training images' own statistics when it brings nothing of its own."""
+    """Return the classifier, normalising by the training images' own statistics when it brings nothing of its own.
+
+    Args:
+        classifier: any.
+        stats: mean and standard deviation of each channel of the training images.
+    """
     if classifier.preprocessing is not None:
         return classifier
     mean, std = stats
@@ -117,7 +143,16 @@ def with_preprocessing(classifier: Classifier, stats: tuple[tuple[float, ...], t
 
 
 def with_classes(classifier: Classifier, file: str | None, classes: tuple[str, ...]) -> Classifier:
-    """The classifier with its classes mapped to the data's: by a file, or by equal names where these are others or fewer."""
+    """Return the classifier with its classes mapped to the data's, where they are others.
+
+    Args:
+        classifier: any.
+        file: that holds the mapping; None to map by equal names, where they suffice.
+        classes: the data's, in their order.
+
+    Raises:
+        InputError: for a file that holds no such mapping.
+    """
     if file is None and classifier.classes == classes:
         return classifier
     given = read_class_mapping(file, classes, classifier.classes, classifier.num_classes) if file is not None else None

@@ -1,4 +1,4 @@
-"""From a teacher's classes to the data's: which of its logits speak for each class of the data."""
+"""Maps a teacher's classes to the data's: which of its logits stand for each class of the data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from angularkd.system.compiling import made_once
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """For each class of the data, in their order, the teacher's classes that it is made of.
+    """For each class of the data, in their order, the teacher's classes that it consists of.
 
     Calling it maps logits [batch, teacher classes] to [batch, data classes]: the probabilities of a group's classes are
     summed, and those of classes in no group are left out:
@@ -44,14 +44,18 @@ class ClassMapping:
 
     @property
     def one_to_one(self) -> bool:
-        """Whether every class of the data is a single class of the teacher."""
+        """Return whether every class of the data is a single class of the teacher."""
         return all(len(group) == 1 for group in self.groups)
 
     def head_weight(self, weight: Float[Tensor, "teacher_classes dim"]) -> Float[Tensor, "classes dim"]:
-        """The rows of the classification layer that give the mapped logits. Raises InputError where several share a class."""
+        """Return the rows of the classification layer that give the mapped logits.
+
+        Raises:
+            InputError: where a class of the data consists of several of the teacher's.
+        """
         if not self.one_to_one:
             raise InputError(
-                "a loss looks through the teacher's classification layer, which has no single row for a class that is mapped "
+                "a loss uses the teacher's classification layer, which has no single row for a class that is mapped "
                 "to several of the teacher's: map each class to one, or leave out that loss"
             )
         return weight[_indices(self.groups, weight.device)[:, 0]]
@@ -59,13 +63,13 @@ class ClassMapping:
 
 @made_once
 def _indices(groups: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
-    """[classes, longest group], filled up with -1, on the device once and for all: no copy, hence no wait, in a step."""
+    """Return [classes, longest group], filled up with -1, on the device once and for all: no copy, hence no wait, in a step."""
     longest = max(map(len, groups))
     return torch.tensor([[*group, *[-1] * (longest - len(group))] for group in groups], device=device)
 
 
 def match_names(classes: Sequence[str], teacher_classes: Sequence[str] | None) -> ClassMapping | None:
-    """The mapping by equal names; None unless the teacher's names hold each of the data's exactly once."""
+    """Return the mapping by equal names; None unless the teacher's names hold each of the data's exactly once."""
     counts = Counter(teacher_classes or ())
     if teacher_classes is None or any(counts[name] != 1 for name in classes):
         return None
@@ -75,16 +79,24 @@ def match_names(classes: Sequence[str], teacher_classes: Sequence[str] | None) -
 def read_class_mapping(
     path: str | Path, classes: Sequence[str], teacher_classes: Sequence[str] | None, num_teacher_classes: int
 ) -> ClassMapping:
-    """The mapping in a YAML or JSON file, from each class of the data to a class of the teacher or a list of such.
+    """Read the mapping in a YAML or JSON file, from each class of the data to a class of the teacher or a list of such.
 
         n01440764: 0
         church: church
         dog: [beagle, 163, English setter]
 
-    A teacher's class is its index (an unquoted whole number) or its name, where `teacher_classes` are known.
+    A teacher's class is its index (an unquoted whole number) or its name.
 
-    Raises InputError for a class of the data that is not mapped, one that the data does not have, an index out of range, a
-    name that is unknown or names several classes, a teacher's class that is taken twice, and a file that is no such mapping.
+    Args:
+        path: of the file.
+        classes: of the data, in their order.
+        teacher_classes: the names of the teacher's, where they are known.
+        num_teacher_classes: how many the teacher has.
+
+    Raises:
+        InputError: for a class of the data that is not mapped, one that the data does not have, an index out of range, a
+            name that is unknown or names several classes, a teacher's class that is taken twice, and a file that is no such
+            mapping.
     """
     entries = _read_entries(Path(path))
     for name in entries:
@@ -99,41 +111,39 @@ def read_class_mapping(
     taken: dict[int, str] = {}
     for name in classes:
         group = []
-        for wanted in entries[name]:
-            index = _index_of(wanted, teacher_classes, num_teacher_classes, f"{path}, class '{name}'")
+        for entry in entries[name]:
+            index = _index_of(entry, teacher_classes, num_teacher_classes, f"{path}, class '{name}'")
             if index in taken:
-                raise InputError(
-                    f"{path} takes the teacher's class {wanted!r} twice, for '{taken[index]}' and '{name}'"
-                )
+                raise InputError(f"{path} takes the teacher's class {entry!r} twice, for '{taken[index]}' and '{name}'")
             taken[index] = name
             group.append(index)
         groups.append(tuple(group))
     return ClassMapping(tuple(groups))
 
 
-def _index_of(wanted: Any, teacher_classes: Sequence[str] | None, count: int, where: str) -> int:
-    if isinstance(wanted, int) and not isinstance(wanted, bool):
-        if not 0 <= wanted < count:
-            raise InputError(f"{where}: the teacher has classes 0 to {count - 1}, got {wanted}")
-        return wanted
-    if not isinstance(wanted, str):
+def _index_of(entry: Any, teacher_classes: Sequence[str] | None, count: int, where: str) -> int:
+    if isinstance(entry, int) and not isinstance(entry, bool):
+        if not 0 <= entry < count:
+            raise InputError(f"{where}: the teacher has classes 0 to {count - 1}, got {entry}")
+        return entry
+    if not isinstance(entry, str):
         raise InputError(
-            f"{where}: expected a name or an index of a teacher's class, or a list of these, got {wanted!r}"
+            f"{where}: expected a name or an index of a teacher's class, or a list of these, got {entry!r}"
         )
     if teacher_classes is None:
         raise InputError(
-            f"{where}: the names of the teacher's classes are not known, got {wanted!r}: give indices 0 to {count - 1}"
+            f"{where}: the names of the teacher's classes are not known, got {entry!r}: give indices 0 to {count - 1}"
         )
-    found = [index for index, name in enumerate(teacher_classes) if name == wanted]
+    found = [index for index, name in enumerate(teacher_classes) if name == entry]
     if not found:
-        raise InputError(f"{where}: the teacher has no class '{wanted}'.{nearest(wanted, teacher_classes)}")
+        raise InputError(f"{where}: the teacher has no class '{entry}'.{nearest(entry, teacher_classes)}")
     if len(found) > 1:
-        raise InputError(f"{where}: '{wanted}' names the teacher's classes {found}: give one of these indices")
+        raise InputError(f"{where}: '{entry}' names the teacher's classes {found}: give one of these indices")
     return found[0]
 
 
 def _read_entries(path: Path) -> dict[str, list[Any]]:
-    """Names of the data's classes, as they are written, with the teacher's classes of each."""
+    """Return the names of the data's classes, as they are written, with the teacher's classes of each."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -157,7 +167,7 @@ def _read_entries(path: Path) -> dict[str, list[Any]]:
 
 
 def _yaml_pairs(text: str) -> Any:
-    """Keys and words as they are written, so that a class may be called 007 or no; only plain whole numbers are numbers."""
+    """Return keys and words as they are written, so that a class may be called 007 or no; only plain whole numbers are numbers."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(node, yaml.MappingNode):
         return None

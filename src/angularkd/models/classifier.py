@@ -1,8 +1,10 @@
-"""A classifier ready to use: the module, the classes it tells apart, and the preprocessing it wants."""
+"""A classifier ready to use: the module, the classes it tells apart, and the preprocessing it needs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from angularkd.errors import InputError, nearest
+from angularkd.features import Trace
 from angularkd.models.class_mapping import ClassMapping
 from angularkd.system.compiling import made_once
 
@@ -23,11 +26,12 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
+"""Mean and standard deviation of each channel, by name."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model wants done to images in 0..1: bring them to `size` (None: leave it), subtract `mean`, divide by `std`.
+    """What a model needs done to images in 0..1: bring them to `size` (None: leave it), subtract `mean`, divide by `std`.
 
     Calling it maps [batch, 3, height, width] to the same, resized bilinearly with antialiasing where the size differs.
     """
@@ -48,18 +52,41 @@ class Preprocessing:
         return f"mean {mean}, std {std}{size}" + (f" ({self.source})" if self.source else "")
 
 
+def predict(
+    module: nn.Module,
+    images: Float[Tensor, "batch 3 height width"],
+    preprocessing: Callable[[Tensor], Tensor] | None = None,
+    mapping: ClassMapping | None = None,
+) -> Any:
+    """Return the logits of images: preprocessed before the module, and mapped to other classes behind it.
+
+    Args:
+        module: from preprocessed images to logits [batch, classes].
+        images: in 0..1.
+        preprocessing: None where the module takes the images as they are.
+        mapping: None where the module's classes are the right ones; its output is then returned as it is.
+    """
+    output = module(images if preprocessing is None else preprocessing(images))
+    return output if mapping is None else mapping(output)
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A model ready to use.
 
-    spec:          what was asked for; architecture: the SPEC that builds the bare module, where that is another.
-    num_classes:   of the module's own logits.
-    preprocessing: None when nothing is known of it: the images' own statistics are then used.
-    classes: names in the order of the module's logits, where they are known.
-    image_size: of the images that it was trained on, where that is known.
-    native_size: that the architecture is made for, where that is known.
-    mapping: from its classes to the data's, where these are others.
-    notes: what was decided about it, for the plan.
+    Attributes:
+        spec: the SPEC that was asked for.
+        module: from preprocessed images to logits [batch, num_classes].
+        num_classes: of the module's own logits.
+        preprocessing: None when nothing is known of it: the training images' own statistics are then used.
+        classes: names in the order of the module's logits, where they are known.
+        pretrained: whether it has trained weights.
+        architecture: the SPEC that builds the bare module, where that is another.
+        image_size: of the images that it was trained on, where that is known.
+        native_size: that the architecture is made for, where that is known.
+        mapping: from its classes to the data's, where these are others.
+        notes: what was decided about it, for the plan.
+        trace: what one forward of the module showed, once it is fitted to the data's images.
     """
 
     spec: str
@@ -73,26 +100,31 @@ class Classifier:
     native_size: Size | None = None
     mapping: ClassMapping | None = None
     notes: tuple[str, ...] = ()
+    trace: Trace | None = field(default=None, repr=False)
 
     @property
     def parameters(self) -> int:
-        """How many numbers the model has."""
+        """Return how many numbers the model has."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     @property
     def outputs(self) -> int:
-        """How many classes it speaks of, once they are mapped."""
+        """Return how many classes it predicts, once they are mapped."""
         return self.num_classes if self.mapping is None else len(self.mapping)
 
     def predict(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch outputs"]:
-        """Logits of images in 0..1, preprocessed before the module and mapped behind it."""
+        """Return logits of images in 0..1, preprocessed before the module and mapped behind it."""
         assert self.preprocessing is not None
-        logits = self.module(self.preprocessing(images))
-        return logits if self.mapping is None else self.mapping(logits)
+        logits: Tensor = predict(self.module, images, self.preprocessing, self.mapping)
+        return logits
 
 
 def parse_normalization(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation from a name or from 'm,m,m/s,s,s'."""
+    """Return mean and standard deviation from a name in NORMALIZATIONS or from 'm,m,m/s,s,s'.
+
+    Raises:
+        InputError: for any other text, and for a standard deviation that is not positive.
+    """
     if text in NORMALIZATIONS:
         return NORMALIZATIONS[text]
     try:
@@ -109,5 +141,5 @@ def parse_normalization(text: str) -> tuple[tuple[float, ...], tuple[float, ...]
 
 @made_once
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """One number a channel, on the device once and for all: no copy, hence no wait, in a step."""
+    """Return one number a channel, on the device once and for all: no copy, hence no wait, in a step."""
     return torch.tensor(values, device=device).view(1, -1, 1, 1)

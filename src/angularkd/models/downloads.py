@@ -1,4 +1,4 @@
-"""Loading what other libraries offer: quietly, and with one line when it cannot be had."""
+"""Load what other libraries offer: quietly, and with one line when it cannot be fetched."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ T = TypeVar("T")
 
 
 def fetched(what: str, load: Callable[[], T], remedy: str) -> T:
-    """The result of a library's own download. Raises InputError, one line, when it cannot be had.
+    """Return the result of a library's own download.
 
-    The library's log lines, warnings and retries are not shown; its progress is, on a terminal.
+    The library's log lines, warnings and retries are hidden; its progress is visible on a terminal.
+
+    Args:
+        what: what errors call the result.
+        load: fetches it, by the library's own means.
+        remedy: what errors advise.
+
+    Raises:
+        InputError: one line, when it cannot be fetched.
     """
     try:
         with _quiet(), _hub_offline_without_an_address():
@@ -36,9 +44,15 @@ def fetched(what: str, load: Callable[[], T], remedy: str) -> T:
         raise InputError(f"{what} could not be had ({reason}): {remedy}") from None
 
 
+def fetch_weights(spec: str, load: Callable[[], T]) -> T:
+    """Return what a library loads with the pretrained weights of a SPEC; raise InputError when they cannot be fetched."""
+    remedy = "fetch them where there is a network and give the file as weights"
+    return fetched(f"the pretrained weights of {spec}", load, remedy)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No log records and warnings inside, and no text unless somebody sits before standard error."""
+    """Suppress log records and warnings inside, and text too unless standard error is a terminal."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -54,7 +68,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hub_offline_without_an_address() -> Iterator[None]:
-    """Look for the hub's files in its cache alone where its name has no address, rather than retry for a minute."""
+    """Search the hub's cache alone where its host has no address, rather than retry for a minute."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -66,7 +80,7 @@ def _hub_offline_without_an_address() -> Iterator[None]:
 
 
 def _has_address(url: str) -> bool:
-    """Whether the host's name can be resolved; behind a proxy that is the proxy's business."""
+    """Return whether the host's name can be resolved; behind a proxy that is the proxy's business."""
     if urllib.request.getproxies():
         return True
     try:

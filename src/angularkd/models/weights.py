@@ -1,4 +1,4 @@
-"""Weights of a module: loaded strictly, saved with what is needed to use them, identified by a fingerprint."""
+"""Read and save the weights of a module, load them strictly, identify them by a fingerprint."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ REMEDY = "Save the model's state_dict() with safetensors or torch.save"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or a PyTorch checkpoint, by their names there.
+    """Return the tensors of a safetensors file or a PyTorch checkpoint, by their names there.
 
     Of a checkpoint that holds a moving average of the weights too, the average is taken. Checkpoints are read with
     `weights_only=True`: a file that would run code is refused.
+
+    Raises:
+        InputError: for a file that does not exist or cannot be read.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,10 +53,14 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def bare_names(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """The state under the names that the bare module gives, without the prefixes of what was wrapped around it in training.
+    """Return the state under the bare module's names, without the prefixes of what was wrapped around it in training.
 
     As many of 'module.', 'model.' and '_orig_mod.' are taken off as make most names those of the module: a module
     whose own names begin so keeps them.
+
+    Args:
+        state: tensors by name.
+        module: the one that the state is for.
     """
     own = module.state_dict().keys()
     candidates = [dict(state)]
@@ -80,7 +87,11 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What is known about a weights file: the metadata inside a safetensors file, else a JSON file of the same name beside it."""
+    """Return what describes a weights file: metadata inside of safetensors, else a JSON file of the same name beside it.
+
+    Raises:
+        InputError: for a file that cannot be read.
+    """
     path = Path(path)
     if path.suffix == ".safetensors":
         try:
@@ -101,7 +112,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, module: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Write the module's state to a safetensors file, atomically, with `metadata` inside."""
+    """Write the module's state to a safetensors file, atomically, with `metadata` (which is JSON) inside."""
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     places = Counter(value.untyped_storage().data_ptr() for value in state.values())
     state = {  # weights that are tied are written once each: the format has no two names for one place
@@ -114,7 +125,13 @@ def save_weights(path: Path, module: nn.Module, metadata: Mapping[str, Any]) -> 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load strictly, prefixes of wrappers taken off (`bare_names`).
 
-    Raises InputError with every missing, unexpected and mis-shaped name; the module is then untouched.
+    Args:
+        module: to load into.
+        state: tensors by name.
+        source: what errors call the state.
+
+    Raises:
+        InputError: with every missing, unexpected and mis-shaped name; the module is then untouched.
     """
     state = bare_names(state, module)
     problems = mismatches(module, state)
@@ -127,7 +144,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
 
 
 def mismatches(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `state` from loading into `module`, a phrase each for missing, unexpected and mis-shaped names.
+    """Return what keeps `state` from loading into `module`, a phrase each for missing, unexpected and mis-shaped names.
 
     All of them are named; a part of the network all of whose names are concerned is named as a whole, 'layer1.*'.
     """
@@ -145,7 +162,7 @@ def mismatches(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _by_parts(names: list[str], others: list[str]) -> list[str]:
-    """The names, those of a part of the network in which none of `others` lies as one: 'part.*'."""
+    """Return the names, those of a part of the network in which none of `others` lies as one: 'part.*'."""
     parts = []
     for name in names:
         pieces = name.split(".")
@@ -157,13 +174,13 @@ def _by_parts(names: list[str], others: list[str]) -> list[str]:
 
 
 def misshaped(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """The names that both know but with unequal shapes."""
+    """Return the names that both have, but with unequal shapes."""
     own = module.state_dict()
     return [name for name in own if name in state and state[name].shape != own[name].shape]
 
 
 def fingerprint(module: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and bytes of every parameter and buffer, in hexadecimal."""
+    """Return SHA-256 over the names, types, shapes and bytes of every parameter and buffer, in hexadecimal."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)};".encode())

@@ -19,9 +19,9 @@ of small networks' steps; the latter makes compilation a tenth to a quarter long
 
 
 def made_once(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Remember what a function made of its (hashable) arguments: a tensor on the device, so that no step copies it there.
+    """Return the function with a memory of its results by its (hashable) arguments: tensors on the device that no step copies there.
 
-    Compiled code, which knows such constants by itself and cannot look into a cache, has it made while it is traced.
+    Compiled code, which holds such constants itself and cannot read a cache, calls the function while it is traced.
     """
     remembered = lru_cache(maxsize=64)(function)
 
@@ -32,21 +32,27 @@ def made_once(function: Callable[..., Result]) -> Callable[..., Result]:
     return made
 
 
+def begin_step(device: torch.device) -> None:
+    """Tell CUDA graphs that the outputs of the step before may be overwritten; elsewhere nothing happens."""
+    if device.type == "cuda":
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+
+
 def options_for(device: torch.device) -> dict[str, Any]:
-    """Those of LOOP_OPTIONS for a device: for a loop of many steps that lets go of a step's results before the next."""
+    """Return the compiler's options for a loop of many steps on a device, each of which drops its results before the next."""
     return LOOP_OPTIONS.get(device.type, {})
 
 
 class CompiledForOneShape(Generic[Result]):
-    """A function of images and more, compiled for the shape of images that it first gets; others run as it is written.
+    """A function of images that is compiled for the shape of images that it first gets, and runs as written for others.
 
-    Without that, the last and smaller batch of an epoch would be compiled for too, which costs more than it ever saves.
+    Otherwise the last and smaller batch of an epoch would be compiled for too, which costs more than it ever saves.
 
     Args:
-        function: called with images first.
+        function: the function; images are its first argument.
         frozen: whether the parameters of what it runs become constants of its code, which folds batch normalisation into
-            convolutions and lays weights out beforehand; it is then called without gradients.
-        options: of the inductor backend, beside INDUCTOR_OPTIONS, or those of `torch.compile` itself where `backend` is among them.
+            convolutions and lays weights out beforehand; it must then be called without gradients.
+        options: options of the inductor backend, beside INDUCTOR_OPTIONS, or those of `torch.compile` itself where `backend` is among them.
     """
 
     def __init__(self, function: Callable[..., Result], *, frozen: bool = False, **options: Any) -> None:

@@ -33,33 +33,44 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         os.close(folder)
 
 
-def check_writable(path: Path, flag: str) -> None:
-    """Raises InputError unless a folder at `path` exists or can be made, and can be written to."""
+def check_writable(path: Path, parameter: str) -> None:
+    """Check that a folder at `path` exists or can be made, and can be written to.
+
+    Raises:
+        InputError: where it cannot, asking for another with `parameter`.
+    """
     there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError:
         reason = "is a file" if there.is_file() else "cannot be written to"
-        raise InputError(f"{path} cannot hold results, for {there} {reason}: give another with {flag}") from None
+        raise InputError(f"{path} cannot hold results, for {there} {reason}: give another with `{parameter}`") from None
 
 
-def check_file_writable(path: Path, flag: str) -> None:
-    """Raises InputError unless a file at `path` can be written, over one that is there or anew."""
+def check_file_writable(path: Path, parameter: str) -> None:
+    """Check that a file at `path` can be written, over one that is there or anew.
+
+    Raises:
+        InputError: where it cannot, asking for another with `parameter`.
+    """
     if path.is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file with {flag}")
-    check_writable(path.parent, flag)
+        raise InputError(f"{path} is a folder: give the name of a file with `{parameter}`")
+    check_writable(path.parent, parameter)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a line of JSON for each row, all of them or none."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -1,1 +1,43 @@
-"""Training: the loop, what it measures, what it saves, and how a configuration becomes its parts."""
+"""Training: one run from its configuration to its finished folder, the plan before it, the loop in it, and what it saves."""
+
+from angularkd.training.build import build_distillation, build_training
+from angularkd.training.build_data import CIFAR_SIZE, PHOTOGRAPH_SIZE, as_size, open_dataset
+from angularkd.training.build_evaluation import Evaluation, build_evaluation
+from angularkd.training.checkpoint import TrainingState
+from angularkd.training.compilation import compile_step, compile_teacher
+from angularkd.training.job import Job, predictor
+from angularkd.training.loop import Observer, Training, fit
+from angularkd.training.measuring import teacher_speed
+from angularkd.training.meter import TrainingMeter
+from angularkd.training.plan import Plan
+from angularkd.training.progress import Reporter, Silent, duration
+from angularkd.training.run import plan_distillation, run, run_distillation, run_training
+
+__all__ = [
+    "CIFAR_SIZE",
+    "PHOTOGRAPH_SIZE",
+    "Evaluation",
+    "Job",
+    "Observer",
+    "Plan",
+    "Reporter",
+    "Silent",
+    "Training",
+    "TrainingMeter",
+    "TrainingState",
+    "as_size",
+    "build_distillation",
+    "build_evaluation",
+    "build_training",
+    "compile_step",
+    "compile_teacher",
+    "duration",
+    "fit",
+    "open_dataset",
+    "plan_distillation",
+    "predictor",
+    "run",
+    "run_distillation",
+    "run_training",
+    "teacher_speed",
+]

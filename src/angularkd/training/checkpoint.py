@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from angularkd.errors import InputError
+from angularkd.runs import check_identity
 from angularkd.system.files import write_atomically
 from angularkd.training.ema import AveragedStudent
 
@@ -21,8 +22,11 @@ from angularkd.training.ema import AveragedStudent
 class TrainingState:
     """Where a run stands.
 
-    epoch: epochs done; step: optimiser steps done; history: the rows of metrics.jsonl; best_epoch and best_accuracy: of the
-    best validation so far (the first of equals).
+    Attributes:
+        epoch: epochs done.
+        step: optimiser steps done.
+        history: the rows of metrics.jsonl.
+        best_epoch, best_accuracy: of the best validation so far (the first of equals).
     """
 
     epoch: int = 0
@@ -34,11 +38,13 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Checkpointer:
-    """Saves and restores a run. The distiller's state is the student's and its losses': the teacher is never in it.
+    """What saves and restores a run. The distiller's state is the student's and its losses': the teacher is never in it.
 
-    scaler: what keeps the loss scale of float16 training (Fabric's precision plugin).
-    identity: what must be equal for a resume to make sense; a checkpoint of another run is refused.
-    average: of the student's weights, where one is taken.
+    Attributes:
+        path: the checkpoint's file.
+        scaler: what holds the loss scale of float16 training (Fabric's precision plugin).
+        identity: what must be equal for a resumption to make sense; a checkpoint of another run is refused.
+        average: of the student's weights, where one is taken.
     """
 
     path: Path
@@ -50,7 +56,7 @@ class Checkpointer:
     average: AveragedStudent | None = None
 
     def save(self, state: TrainingState) -> None:
-        """Write the checkpoint, atomically."""
+        """Write the checkpoint, whole or not at all."""
         content = {
             "identity": self.identity,
             "state": vars(state),
@@ -66,19 +72,21 @@ class Checkpointer:
         write_atomically(self.path, lambda temporary: torch.save(content, temporary))
 
     def load(self) -> TrainingState:
-        """Restore everything and say where the run stands."""
+        """Restore everything.
+
+        Returns:
+            Where the run stands.
+
+        Raises:
+            InputError: for a damaged checkpoint, and one of another run.
+        """
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
             raise InputError(
                 f"the checkpoint {self.path} is damaged ({str(error).splitlines()[0]}): remove the run's folder and start anew"
             ) from None
-        differing = [key for key, value in self.identity.items() if content["identity"].get(key) != value]
-        if differing:
-            raise InputError(
-                f"the run in {self.path.parent.parent} was started with another {', '.join(differing)}: "
-                "resume with the same options (its config.yaml), or give another --out"
-            )
+        check_identity(self.path.parent.parent, content["identity"], self.identity)
         self.distiller.load_state_dict(content["distiller"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])

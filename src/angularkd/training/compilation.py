@@ -1,20 +1,18 @@
-"""Compiling a run's step: where that pays, announced, tried out on a batch, and left where it cannot be done."""
+"""Whether a run's step is compiled, and its compilation: where that pays, logged, tried on a batch, undone where it fails."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from angularkd.models.classifier import Classifier
 from angularkd.system.compiling import options_for
 from angularkd.system.memory import use_huge_pages
-from angularkd.system.modes import mode
-from angularkd.training.build import Job
-from angularkd.training.plan import untouched
+from angularkd.system.modes import restored
+from angularkd.training.job import Job
 from angularkd.training.progress import duration
 from angularkd.types import Batch
 
@@ -26,24 +24,32 @@ compiled for. Set down rather than measured, so that equal runs decide alike."""
 EAGER_STEP_SECONDS = {"cpu": 0.0, "cuda": 0.01}
 """Least duration of an uncompiled step: the time to start its kernels."""
 
+Log = Callable[[str], None]
 
-def compile_step(job: Job, tell: Callable[[str], None]) -> bool:
+
+def compile_step(job: Job, log: Log) -> bool:
     """Compile the training step if the job's configuration says so, or leaves it open and the run is long enough.
 
-    tell: is given what is done, in one line each. Where compilation fails, for want of a compiler or of support for what a
-    model does, everything runs as it is written.
+    Where compilation fails, for want of a compiler or of support for what a model does, everything runs as it is written.
+
+    Args:
+        job: the run.
+        log: is given what is done, in one line each.
+
+    Returns:
+        Whether the step is compiled.
     """
 
     def trial(batch: Batch) -> None:
-        if job.distiller.teacher is not None and job.cache is not None and job.cache.filled < 1:
+        if job.distiller.teacher is not None and job.cached is not None and job.cached.cache.filled < 1:
             job.distiller.teacher(batch.images)
         job.distiller(batch.images, batch.labels, batch.indices, batch.view).total.backward()
 
-    return _compile(job, training_seconds, trial, tell)
+    return _compile(job, training_seconds, trial, log)
 
 
-def compile_teacher(job: Job, tell: Callable[[str], None]) -> bool:
-    """The same of the teacher alone, for filling its cache."""
+def compile_teacher(job: Job, log: Log) -> bool:
+    """Compile the teacher alone, for filling its cache; arguments and result are those of `compile_step`."""
 
     def trial(batch: Batch) -> None:
         assert job.distiller.teacher is not None
@@ -51,76 +57,88 @@ def compile_teacher(job: Job, tell: Callable[[str], None]) -> bool:
 
     if not _teacher_may_be(job):
         if job.config.compile == "always":
-            tell(
+            log(
                 "note: the teacher is not compiled: in half precision it would round otherwise than in a run that is not"
             )
         return False
-    return _compile(job, filling_seconds, trial, tell)
+    return _compile(job, filling_seconds, trial, log)
 
 
-def training_seconds(job: Job) -> float:
-    """How long the run would take uncompiled, by its floating point operations and its steps."""
-    images = _example(job)
-    an_image = 3 * flops(job.student, images)  # backward takes twice what forward does
-    if job.teacher is not None and job.distiller.needs_teacher and job.cache is None:
-        an_image += flops(job.teacher, images)
+def training_seconds(job: Job) -> float | None:
+    """Return how long the run would take uncompiled, by its floating point operations and its steps; None where these are not known."""
+    student = job.student.trace.flops if job.student.trace is not None else None
+    if student is None:
+        return None
+    an_image = 3 * student  # backward takes twice what forward does
+    if job.teacher is not None and job.distiller.needs_teacher and job.cached is None:
+        teacher = job.teacher.trace.flops if job.teacher.trace is not None else None
+        if teacher is None:
+            return None
+        an_image += teacher
     steps = job.config.epochs * len(job.batches)
-    return _seconds(job, steps, steps * job.batches.global_batch_size * an_image)
+    return _seconds(job, steps, steps * job.batches.batch_size * an_image)
 
 
-def filling_seconds(job: Job) -> float:
-    """How long the teacher would take uncompiled for what its cache lacks."""
-    assert job.teacher is not None and job.cache is not None
-    images = job.cache.missing_rows
-    return _seconds(job, images / job.batches.global_batch_size, images * flops(job.teacher, _example(job)))
+def filling_seconds(job: Job) -> float | None:
+    """Return how long the teacher would take uncompiled for what its cache lacks; None where its operations are not known."""
+    assert job.teacher is not None and job.cached is not None
+    teacher = job.teacher.trace.flops if job.teacher.trace is not None else None
+    images = job.cached.cache.missing_rows
+    return None if teacher is None else _seconds(job, images / job.batches.batch_size, images * teacher)
 
 
-def flops(classifier: Classifier, images: torch.Tensor) -> int:
-    """Floating point operations of a forward."""
-    with mode(classifier.module, training=False), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        classifier.predict(images)
-    return counter.get_total_flops()
-
-
-def _compile(
-    job: Job, seconds: Callable[[Job], float], trial: Callable[[Batch], None], tell: Callable[[str], None]
-) -> bool:
-    try:
-        if not _pays(job, seconds):
-            return False
-    except Exception as error:  # somebody's model need not bear having its operations counted
-        tell(f"note: whether compiling pays cannot be told, so all runs as it is ({_said(error)})")
+def _compile(job: Job, seconds: Callable[[Job], float | None], trial: Callable[[Batch], None], log: Log) -> bool:
+    if not _pays(job, seconds, log):
         return False
-    tell("compiling, which takes a minute or two (--compile never leaves it out)")
+    log("compiling, which takes a minute or two (`compile=never` leaves it out)")
     batch, started = next(job.batches.epoch(0)), time.perf_counter()
-    # it says that there is no CUDA to everybody who has a compiler for it
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
-        job.distiller.compile(teacher=_teacher_may_be(job), **options_for(job.fabric.device))
-        with untouched(job.distiller), job.fabric.autocast():
-            trial(batch)
+        with _without_cuda_complaints():
+            job.distiller.compile(teacher=_teacher_may_be(job), **options_for(job.fabric.device))
+            with restored(job.distiller), job.fabric.autocast():
+                trial(batch)
     except Exception as error:  # whatever a compiler may say to somebody's model
         job.distiller.uncompile()
-        tell(f"note: cannot compile, so all runs as it is ({_said(error)})")
+        log(f"note: cannot compile, so all runs as it is ({_reason(error)})")
         return False
     if job.fabric.device.type == "cpu":
         use_huge_pages()  # the trial has brought the heap to its size
-    tell(f"compiled in {duration(time.perf_counter() - started)}")
+    log(f"compiled in {duration(time.perf_counter() - started)}")
     return True
 
 
-def _pays(job: Job, seconds: Callable[[Job], float]) -> bool:
+def _pays(job: Job, seconds: Callable[[Job], float | None], log: Log) -> bool:
     if job.config.compile != "auto":
         return job.config.compile == "always"
-    return job.fabric.device.type in EAGER_FLOPS and seconds(job) >= PAYS_FROM_SECONDS
+    if job.fabric.device.type not in EAGER_FLOPS:
+        return False
+    expected = seconds(job)
+    if expected is None:
+        log(
+            "note: whether compiling pays is not known, for the operations of a network cannot be counted: all runs as it is"
+        )
+        return False
+    return expected >= PAYS_FROM_SECONDS
 
 
 def _teacher_may_be(job: Job) -> bool:
-    """Not where a cache is filled in half precision: compiled it rounds otherwise, and a cache must hold one kind of answer."""
-    return job.cache is None or job.config.precision == "32-true"
+    """Return False where a cache is filled in half precision: compiled code rounds otherwise, and a cache must hold one kind of answer."""
+    return job.cached is None or job.config.precision == "32-true"
 
 
-def _said(error: Exception) -> str:
+@contextmanager
+def _without_cuda_complaints() -> Iterator[None]:
+    """Silence PyTorch's line that there is no CUDA, which it logs wherever there is a compiler for it."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
     return f"{type(error).__name__}: {reason[:200]}"
 
@@ -129,7 +147,3 @@ def _seconds(job: Job, steps: float, operations: float) -> float:
     device = job.fabric.device.type
     speed = EAGER_FLOPS[device] * (torch.get_num_threads() if device == "cpu" else 1)
     return max(operations / speed, steps * EAGER_STEP_SECONDS[device])
-
-
-def _example(job: Job) -> torch.Tensor:
-    return torch.zeros(1, 3, *job.views.image_size, device=job.fabric.device)

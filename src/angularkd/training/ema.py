@@ -20,10 +20,11 @@ class AveragedStudent:
     31,600 updates. Buffers of floating point, which are the statistics of batch normalisation, are averaged as weights
     are; the others are copied. Rule and warm-up are those of timm's `ModelEmaV3` with `use_warmup=True`.
 
-    student: copied before hooks are put on it, for hooks are copied along.
-    decay: between 0 and 1.
-
     Deliberately no nn.Module: a holder does not list the copy among its parameters, nor train it, nor save it twice.
+
+    Args:
+        student: copied before hooks are put on it, for hooks are copied along.
+        decay: between 0 and 1.
     """
 
     def __init__(self, student: nn.Module, decay: float) -> None:
@@ -33,7 +34,7 @@ class AveragedStudent:
         self.module = deepcopy(student).eval().requires_grad_(False)
 
     def update(self) -> None:
-        """Take in the student as it is now; to be called after each step of the optimiser. Never waits for the device."""
+        """Move the average towards the student as it is now, after a step of the optimiser. It never waits for the device."""
         decay = min(self.decay, 1 - (1 + self.updates) ** (-2 / 3))
         pairs = list(zip(_tensors(self.module), _tensors(self.student), strict=True))
         weights = [(mine, new) for mine, new in pairs if mine.is_floating_point()]
@@ -45,15 +46,15 @@ class AveragedStudent:
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on bit for bit."""
+        """Return what a resumed run needs to go on bit for bit."""
         return {"updates": self.updates, "module": self.module.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.updates = state["updates"]
         self.module.load_state_dict(state["module"])
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
-    """Every parameter and buffer, each once, however many layers share it."""
+    """Return every parameter and buffer once, however many layers share it."""
     return [tensor.detach() for tensor in chain(module.parameters(), module.buffers())]

@@ -1,33 +1,76 @@
-"""Learning-rate schedules as functions of the step: the factor by which the peak rate is multiplied."""
+"""Optimisers, and learning-rate schedules as functions of the step: the factor by which the peak rate is multiplied."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from angularkd.errors import InputError
+
 Factor = Callable[[int], float]
+
+LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}
+WEIGHT_DECAYS = {"sgd": 5e-4, "adamw": 0.05}
 
 ONE_CYCLE_START = 1 / 25
 """A one-cycle run starts at this fraction of its peak rate, as torch.optim.lr_scheduler.OneCycleLR does."""
 
 
+def build_optimizer(
+    name: str,
+    parameters: Sequence[nn.Parameter],
+    *,
+    lr: float | None,
+    weight_decay: float | None,
+    momentum: float,
+    nesterov: bool,
+    unscales: bool,
+) -> Optimizer:
+    """Return the optimiser of a name, fused where the device has such a kernel.
+
+    Args:
+        name: sgd or adamw.
+        parameters: what is trained.
+        lr: peak learning rate; None for that in LEARNING_RATES.
+        weight_decay: None for that in WEIGHT_DECAYS.
+        momentum, nesterov: of sgd.
+        unscales: whether the loop unscales float16 gradients itself, which a fused optimiser would do again.
+
+    Raises:
+        InputError: when there is nothing to train.
+    """
+    if not parameters:
+        raise InputError("the model has no parameter that is to be trained: set requires_grad on some")
+    lr = LEARNING_RATES[name] if lr is None else lr
+    decay = WEIGHT_DECAYS[name] if weight_decay is None else weight_decay
+    fused = parameters[0].device.type in ("cpu", "cuda") and not unscales
+    if name == "adamw":
+        return AdamW(parameters, lr=lr, weight_decay=decay, fused=fused)
+    return SGD(
+        parameters, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, weight_decay=decay, fused=fused
+    )
+
+
 def constant(progress: float) -> float:
-    """1 throughout."""
+    """Return 1 throughout."""
     return 1.0
 
 
 def cosine(progress: float) -> float:
-    """From 1 to 0 along half a cosine (Loshchilov & Hutter, arXiv 1608.03983)."""
+    """Fall from 1 to 0 along half a cosine (Loshchilov & Hutter, arXiv 1608.03983)."""
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def stepwise(milestones: Sequence[float], gamma: float) -> Callable[[float], float]:
-    """Multiplied by gamma at each milestone, a fraction of the run."""
+    """Return a factor that is multiplied by gamma at each milestone, a fraction of the run."""
     return lambda progress: gamma ** sum(progress >= milestone for milestone in milestones)
 
 
 def with_warmup(course: Callable[[float], float], total_steps: int, warmup_steps: int) -> Factor:
-    """A linear rise over `warmup_steps`, then `course` over the rest, whose progress runs from 0 to 1."""
+    """Return a linear rise over `warmup_steps`, then `course` over the rest, whose progress runs from 0 to 1."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -38,7 +81,7 @@ def with_warmup(course: Callable[[float], float], total_steps: int, warmup_steps
 
 
 def one_cycle(total_steps: int, warmup_steps: int) -> Factor:
-    """Up along half a cosine over the warm-up, and down to nearly 0 over the rest (Smith & Topin, arXiv 1708.07120)."""
+    """Return a rise along half a cosine over the warm-up, and a fall to nearly 0 over the rest (Smith & Topin, arXiv 1708.07120)."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -51,7 +94,15 @@ def one_cycle(total_steps: int, warmup_steps: int) -> Factor:
 def schedule(
     name: str, total_steps: int, warmup_steps: int, milestones: Sequence[float] = (), gamma: float = 0.1
 ) -> Factor:
-    """The schedule of a name: cosine, onecycle, step or constant. onecycle without a warm-up rises for 30 % of the run."""
+    """Return the schedule of a name.
+
+    Args:
+        name: cosine, onecycle, step or constant. onecycle without a warm-up rises for 30 % of the run.
+        total_steps: optimiser steps of the run.
+        warmup_steps: those of its warm-up.
+        milestones: where the step schedule drops, as fractions of the run.
+        gamma: factor of each of its drops.
+    """
     if name == "onecycle":
         return one_cycle(total_steps, warmup_steps or max(1, round(0.3 * total_steps)))
     courses = {"cosine": cosine, "constant": constant, "step": stepwise(milestones, gamma)}

@@ -1,43 +1,46 @@
-"""The plan of a distillation: its parts, how each is found out, and the reasons to stop before the first step."""
+"""The plan of a distillation: what it is going to do, measured on a few images, and the reasons to stop before the first step."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import nn
-
-from angularkd.distillation.distiller import Distiller
+from angularkd.distillation import CachedTeacher, uncacheable
 from angularkd.errors import InputError
-from angularkd.features.pairing import Pair
-from angularkd.system.modes import mode
-from angularkd.types import Batch
+from angularkd.features import Pair
+from angularkd.metrics import evaluate
+from angularkd.models import Classifier
+from angularkd.training.job import Job
+from angularkd.training.measuring import (
+    gradient_shares,
+    overweight,
+    seconds_with_cache,
+    teacher_speed,
+    training_speed,
+)
 
-LOOKED_AT = 500
-"""Validation images at most that the plan shows to the teacher: enough to see that it is the right one."""
-OVERWEIGHT = 0.95
-"""Share of the first gradient from which on a loss is told to be overweight."""
+MEASURED_IMAGES = 500
+"""Validation images at most that the teacher is measured on: enough to see that it is the right one."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a distillation is going to do.
 
-    teacher, student: spec, parameters, classes and preprocessing of each.
-    teacher_validation: the teacher's metrics on the validation split, or on some of it, evenly spread; `teacher_images`: on how many.
-    data: name, counts of images and classes, image size, augmentation and its views, how batches are mixed, and how the splits came about.
-    pairs: which stages teach which, and at which size they are compared.
-    weights: by loss term.
-    gradient_share: by loss term, its gradient's norm at the student's parameters over the sum of these norms, on the first batch.
-    images_per_second: of a training step with the live teacher, measured.
-    seconds_expected: of all training steps, the teacher running only for what its cache lacks.
-    cache: folder of the teacher's kept answers, its size when full, the share that is there, and the seconds that the teacher
-        takes for the rest; None without one.
+    Attributes:
+        teacher, student: spec, parameters, classes and preprocessing of each.
+        teacher_validation: the teacher's metrics on the validation split, or on some of it, evenly spread.
+        teacher_images: on how many images they were measured.
+        data: name, counts of images and classes, image size, augmentation and its views, how batches are mixed, how the splits came about.
+        pairs: which stages teach which, and at which size they are compared.
+        weights: by loss term.
+        gradient_share: by loss term, its gradient's norm at the student's parameters over the sum of these norms, on the first batch.
+        images_per_second: of a training step with the live teacher, measured.
+        seconds_expected: of all training steps, the teacher running only for what its cache lacks.
+        cache: folder of the teacher's stored answers, its size when full, the share that is there, and the seconds that the teacher
+            takes for the rest; None without one.
+        notes: plain sentences on what was decided.
     """
 
     teacher: dict[str, Any]
@@ -54,20 +57,61 @@ class Plan:
     notes: list[str]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the plan as plan.json holds it."""
         return asdict(self)
 
 
-def check_classes(teacher_classes: int, data_classes: int, signals: frozenset[str]) -> None:
-    """Raises InputError when a loss compares logits and the teacher tells apart another number of classes than the data."""
-    if teacher_classes != data_classes and "teacher_logits" in signals:
-        raise InputError(
-            f"the teacher tells apart {teacher_classes} classes, the data has {data_classes}: give a teacher trained on these "
-            "classes, or leave out the losses that compare logits, for example --loss ce=1 --loss amd=5000"
-        )
+def make_plan(job: Job, epochs: int) -> Plan:
+    """Make the plan of a distillation. The student, its statistics and the random state are left as they were.
+
+    Args:
+        job: the distillation, ready to go.
+        epochs: how many the run has.
+
+    Raises:
+        InputError: when the teacher is no better than chance on the validation split.
+    """
+    assert job.teacher is not None
+    notes = job.notes
+    validation, measured_images = _measure_teacher(job, notes)
+    batch = next(job.batches.epoch(0))
+    with job.fabric.autocast():
+        shares = gradient_shares(job.distiller, batch)
+        speed = training_speed(job.distiller, batch)
+        teachers_speed = teacher_speed(job.distiller, batch) if job.cached is not None else None
+    notes += overweight(shares, job.distiller.losses.weights)
+    live_losses = uncacheable(job.distiller.losses.reductions_by_loss)
+    if live_losses:
+        notes.append(f"{' and '.join(live_losses)} must use the live teacher: no cache stores what they need")
+    elif batch.view is None:
+        notes.append("mixed images are in no cache: the teacher runs live")
+    images = epochs * len(job.batches) * job.batches.batch_size
+    seconds, cache = images / speed, None
+    if job.cached is not None and teachers_speed is not None:
+        seconds = seconds_with_cache(images, speed, teachers_speed, job.cached.cache.missing_rows)
+        cache = _describe_cache(job.cached, teachers_speed)
+    return Plan(
+        teacher=_describe(job.teacher),
+        student=_describe(job.student),
+        teacher_validation=validation,
+        teacher_images=measured_images,
+        data=_describe_data(job),
+        pairs=[describe_pair(pair) for pair in job.distiller.pairs],
+        weights=job.distiller.losses.weights,
+        gradient_share=shares,
+        images_per_second=speed,
+        seconds_expected=seconds,
+        cache=cache,
+        notes=notes,
+    )
 
 
 def check_better_than_chance(accuracy: float, num_classes: int, samples: int) -> None:
-    """Raises InputError when an accuracy lies within two standard errors of guessing."""
+    """Check that an accuracy is more than two standard errors above guessing.
+
+    Raises:
+        InputError: where it is not.
+    """
     chance = 1 / num_classes
     if accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / samples):
         raise InputError(
@@ -77,7 +121,7 @@ def check_better_than_chance(accuracy: float, num_classes: int, samples: int) ->
 
 
 def describe_pair(pair: Pair) -> dict[str, Any]:
-    """A row of the table of pairs."""
+    """Return a row of the table of pairs."""
     return {
         "teacher": pair.teacher.path,
         "teacher_shape": list(pair.teacher.shape),
@@ -88,70 +132,63 @@ def describe_pair(pair: Pair) -> dict[str, Any]:
     }
 
 
-def gradient_shares(distiller: Distiller, batch: Batch) -> dict[str, float]:
-    """Each term's part in the gradient: its norm over the sum of the norms. The student is left as it was."""
-    parameters = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
-    with untouched(distiller):
-        terms = distiller(batch.images, batch.labels, batch.indices).terms
-        norms = {}
-        for name, term in terms.items():
-            gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-            norms[name] = math.sqrt(sum(float(g.float().square().sum()) for g in gradients if g is not None))
-    total = sum(norms.values()) or 1.0
-    return {name: norm / total for name, norm in norms.items()}
+def _measure_teacher(job: Job, notes: list[str]) -> tuple[dict[str, float], int]:
+    """Return the teacher's metrics on validation images, and on how many; add notes on what they mean."""
+    assert job.teacher is not None
+    dataset = job.data.dataset
+    classes = len(dataset.classes)
+    if not job.teacher_ready:
+        notes.append(
+            "the teacher is fitted to the training images first: its accuracy and its gradients are not known yet"
+        )
+        return {}, 0
+    if job.teacher.outputs != classes:
+        notes.append(
+            f"the teacher tells apart {job.teacher.num_classes} classes, the data has {classes}: its maps teach, its logits do not"
+        )
+        return {}, 0
+    some = job.data.some("val", MEASURED_IMAGES)
+    images = len(some.dataset.val)
+    batches = some.batches("val", job.config.batch_size).epoch(0)
+    validation = evaluate(job.teacher.module, job.predict_teacher, batches, classes)
+    check_better_than_chance(validation["accuracy"], classes, images)
+    if any("drawn from train" in note for note in dataset.notes):
+        notes.append(
+            "the teacher may have been trained on the validation images, which are drawn from train: its accuracy there flatters it"
+        )
+    return validation, images
 
 
-def overweight(shares: Mapping[str, float], weights: Mapping[str, float]) -> list[str]:
-    """A note on a loss that leaves nearly nothing of the first gradient to the others, with the weight that would take half."""
-    return [
-        f"{name} gives {share:.1%} of the first gradient: with {name}={weights[name] * (1 - share) / share:.2g} it would give half"
-        for name, share in shares.items()
-        if OVERWEIGHT < share < 1
-    ]
+def _describe_data(job: Job) -> dict[str, Any]:
+    dataset = job.data.dataset
+    return {
+        "name": dataset.name,
+        "classes": len(dataset.classes),
+        "train": len(dataset.train),
+        "val": len(dataset.val),
+        "test": len(dataset.test),
+        "image_size": list(job.views.image_size),
+        "augment": list(job.views.ops),
+        "views": job.views.count,
+        "left_out": list(dataset.left_out),
+        "mixing": {name: alpha for name in ("mixup", "cutmix") if (alpha := getattr(job.config, name))},
+    }
 
 
-def training_speed(distiller: Distiller, batch: Batch) -> float:
-    """Images a second of forward and backward with the live teacher. The student is left as it was."""
-
-    def step() -> None:
-        out = distiller(batch.images, batch.labels, batch.indices)
-        out.total.backward()
-        out.total.item()  # waits for the device
-
-    with untouched(distiller):
-        return len(batch.labels) / seconds_of(step)
+def _describe_cache(teacher: CachedTeacher, teachers_speed: float) -> dict[str, Any]:
+    cache = teacher.cache
+    return {
+        "folder": str(cache.folder),
+        "size_bytes": cache.size_bytes,
+        "filled": cache.filled,
+        "seconds_to_fill": cache.missing_rows / teachers_speed,
+    }
 
 
-def teacher_speed(distiller: Distiller, batch: Batch) -> float:
-    """Images a second of the teacher alone."""
-
-    def forward() -> None:
-        assert distiller.teacher is not None
-        distiller.teacher(batch.images).output.sum().item()
-
-    return len(batch.labels) / seconds_of(forward)
-
-
-def seconds_of(call: Callable[[], None]) -> float:
-    """Of one call: whoever asks has taken the gradients of this batch before, so that nothing has to warm up."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def seconds_with_cache(images: float, speed: float, teachers_speed: float, to_fill: float) -> float:
-    """Of training on so many images, from the speed with the live teacher, when that runs for the images `to_fill` alone."""
-    student_alone = max(1 / speed - 1 / teachers_speed, 0.1 / speed)
-    return images * student_alone + min(to_fill, images) / teachers_speed
-
-
-@contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
-    """Training mode inside; parameters, statistics, gradients, modes and the random state are put back afterwards."""
-    saved = {name: value.clone() for name, value in module.state_dict().items()}
-    try:
-        with mode(module, training=True), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            yield
-    finally:
-        module.load_state_dict(saved)
-        module.zero_grad(set_to_none=True)
+def _describe(classifier: Classifier) -> dict[str, Any]:
+    return {
+        "spec": classifier.spec,
+        "parameters": classifier.parameters,
+        "classes": classifier.num_classes,
+        "preprocessing": str(classifier.preprocessing),
+    }

@@ -1,4 +1,4 @@
-"""The commands as functions: train, distill, plan, evaluate. Each takes the flags of its command as keyword arguments."""
+"""One run, from its configuration to its finished folder: what the commands, and whoever builds on them, call."""
 
 from __future__ import annotations
 
@@ -8,127 +8,156 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from rich.console import Console
 from safetensors.torch import load_file
 
-from angularkd.commands.tables import show_metrics, show_plan
-from angularkd.config.commands import DistillConfig, EvaluateConfig, Recipe, TrainConfig
+from angularkd.config import DistillConfig, Recipe, TrainConfig
+from angularkd.data import DataSet
 from angularkd.errors import InputError
-from angularkd.metrics.evaluate import evaluate as measure
-from angularkd.models.opening import STUDENT_FILE, offers_weights
-from angularkd.models.weights import fingerprint, save_weights
-from angularkd.system.files import check_file_writable, check_writable, write_json, write_json_lines, write_text
-from angularkd.training.build import (
-    Job,
-    build_distillation,
-    build_evaluation,
-    build_training,
-    images_at_once,
-    predictor,
-)
+from angularkd.metrics import evaluate
+from angularkd.models import fingerprint, offers_weights, save_weights
+from angularkd.runs import Run, RunFolder, StudentMetadata, check_identity, identity_of
+from angularkd.system.files import check_writable
+from angularkd.system.modes import seeded
+from angularkd.training.build import build_distillation, build_training
+from angularkd.training.build_data import open_dataset
 from angularkd.training.checkpoint import Checkpointer, TrainingState
 from angularkd.training.compilation import compile_step
-from angularkd.training.loop import fit
-from angularkd.training.plan import Plan
-from angularkd.training.preflight import make_plan
-from angularkd.training.progress import Progressor
+from angularkd.training.job import Job
+from angularkd.training.loop import Training, fit
+from angularkd.training.meter import TrainingMeter
+from angularkd.training.plan import Plan, make_plan
+from angularkd.training.progress import Reporter, Silent
 
-LAST = "checkpoints/last.ckpt"
-BEST = "checkpoints/best.safetensors"
-TEACHER = "teacher"
-"""Where in a run's folder the run lies that fitted its teacher to the data."""
-MAY_DIFFER = ("out", "resume", "device", "workers", "compile")
-"""Options in which a run and its resumption may differ."""
+
+def run_training(config: TrainConfig, reporter: Reporter | None = None) -> Run:
+    """Train a classifier.
+
+    Args:
+        config: what to train, and how.
+        reporter: to whom the run reports; None for nobody.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: when something that was given cannot be used.
+    """
+    folder = _claim(config, _short(config.model))
+    dataset = open_dataset(config)
+    with seeded(config.seed):
+        return run(build_training(config, dataset), folder, reporter or Silent())
+
+
+def run_distillation(config: DistillConfig, reporter: Reporter | None = None) -> Run:
+    """Distil a teacher into a student, after fitting the teacher to the data where `teacher_train` asks for that.
+
+    Arguments, result and errors are those of `run_training`.
+    """
+    reporter = reporter or Silent()
+    if config.cache is not None:
+        check_writable(Path(config.cache), "cache")
+    folder = _claim(config, f"{_short(config.student)}-from-{_short(config.teacher)}")
+    dataset = open_dataset(config)
+    fitted = _fit_teacher(config, dataset, folder.teacher, reporter) if config.teacher_train is not None else None
+    with seeded(config.seed):
+        return run(build_distillation(config, dataset, fitted), folder, reporter)
+
+
+def plan_distillation(config: DistillConfig) -> Plan:
+    """Return what `run_distillation` would pair, check and spend; nothing is written."""
+    dataset = open_dataset(config)
+    with seeded(config.seed):
+        return make_plan(build_distillation(config, dataset), config.epochs)
+
+
+def run(job: Job, folder: RunFolder, reporter: Reporter, *, more_follows: bool = False) -> Run:
+    """Train what was built, and leave the files of a run in its folder.
+
+    Args:
+        job: the parts of the run, built with its seed set.
+        folder: claimed for it.
+        reporter: to whom the run reports.
+        more_follows: whether another run of this command will train on the images that are decoded.
+    """
+    config, started = job.config, time.perf_counter()
+    checkpointer = _checkpointer(job, folder)
+    resumed = config.resume and checkpointer.path.exists()
+    if config.resume and not resumed and folder.started:
+        check_identity(folder.path, _stored_identity(type(config), folder), _identity(config))
+
+    plan = make_plan(job, config.epochs) if job.teacher is not None and not resumed else None
+    state = checkpointer.load() if resumed else TrainingState()
+    if not resumed:
+        folder.write_config(config.dump())
+    if plan is not None:
+        folder.write_plan(plan.as_dict())
+        reporter.plan(plan)
+    else:
+        for note in job.notes:
+            reporter.log(f"note: {note}")
+
+    if not more_follows:
+        job.data.release()
+    compiled = compile_step(job, reporter.log)
+    teacher_before = fingerprint(job.teacher.module) if job.teacher is not None else None
+    distiller, optimizer = job.fabric.setup(job.distiller, job.optimizer, move_to_device=False)
+    training = Training(
+        job.fabric, distiller, optimizer, job.scheduler, job.batches, config.epochs, config.clip_norm, job.average
+    )
+    reporter.begin(config.epochs, len(job.batches), state.epoch)
+    try:
+        fit(training, state, _Observer(job, folder, checkpointer, reporter))
+    finally:
+        reporter.end()
+
+    save_weights(folder.student, job.result.module, _metadata(job))
+    results = _final_results(folder, job, state)
+    results["seconds"] = time.perf_counter() - started
+    results["compiled"] = compiled
+    if job.teacher is not None:
+        results["teacher_fingerprint"] = fingerprint(job.teacher.module)
+        if results["teacher_fingerprint"] != teacher_before:
+            raise RuntimeError("the teacher changed during the run: a fault of angularkd or of the model's forward")
+    folder.write_results(results)
+    reporter.results(folder.path, job.data.dataset.name, results)
+    return Run(folder.path, results)
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run: its folder, and what its results.json holds."""
+class _Observer:
+    """What a run does beside the loop's steps: validate, save, report."""
 
-    folder: Path
-    results: dict[str, Any]
+    job: Job
+    folder: RunFolder
+    checkpointer: Checkpointer
+    reporter: Reporter
 
+    def step(self, epoch: int, step: int, meter: TrainingMeter) -> None:
+        self.reporter.step(epoch, step, meter)
 
-def train(**options: Any) -> Run:
-    """Train or fine-tune a classifier. Options: the fields of `angularkd.config.commands.TrainConfig`."""
-    return run_training(TrainConfig.from_options(**options))
+    def validate(self) -> dict[str, float]:
+        job = self.job
+        return evaluate(job.result.module, job.predict, job.validation.epoch(0), len(job.data.dataset.classes))
 
+    def best(self) -> None:
+        save_weights(self.folder.best, self.job.result.module, _metadata(self.job))
 
-def distill(**options: Any) -> Run:
-    """Distil a teacher into a student. Options: the fields of `angularkd.config.commands.DistillConfig`."""
-    return run_distillation(DistillConfig.from_options(**options))
-
-
-def plan(**options: Any) -> Plan:
-    """What `distill` with the same options would pair, check and spend; nothing is written."""
-    return run_plan(DistillConfig.from_options(**options))
-
-
-def evaluate(**options: Any) -> dict[str, Any]:
-    """Measure a model, alone or beside its teacher. Options: the fields of `angularkd.config.commands.EvaluateConfig`."""
-    return run_evaluation(EvaluateConfig.from_options(**options))
-
-
-def run_training(config: TrainConfig, console: Console | None = None) -> Run:
-    """`train` with a checked configuration; what happens is told to the console."""
-    folder = _folder_of(config, _default_folder(config.model, config))
-    return _run(folder, build_training(config), console or Console(quiet=True))
+    def epoch(self, row: dict[str, Any], state: TrainingState) -> None:
+        self.folder.write_metrics(state.history)
+        self.checkpointer.save(state)
+        if self.job.cached is not None:
+            self.job.cached.cache.flush()
+        self.reporter.epoch(row)
 
 
-def run_distillation(config: DistillConfig, console: Console | None = None) -> Run:
-    """`distill` with a checked configuration; what happens is told to the console."""
-    name = f"{_short(config.student)}-from-{_short(config.teacher)}"
-    if config.cache is not None:
-        check_writable(Path(config.cache), "--cache")
-    folder = _folder_of(config, _default_folder(name, config))
-    console = console or Console(quiet=True)
-    fitted = _fit_teacher(config, folder / TEACHER, console) if config.teacher_train is not None else None
-    return _run(folder, build_distillation(config, fitted), console)
-
-
-def run_plan(config: DistillConfig, console: Console | None = None) -> Plan:
-    """`plan` with a checked configuration, shown on the console."""
-    found = make_plan(build_distillation(config), config.epochs)
-    show_plan(found, console or Console(quiet=True))
-    return found
-
-
-def run_evaluation(config: EvaluateConfig, console: Console | None = None) -> dict[str, Any]:
-    """`evaluate` with a checked configuration, shown on the console."""
-    if config.json_file is not None:
-        check_file_writable(Path(config.json_file), "--json-file")
-    fabric, data, model, teacher = build_evaluation(config)
-    at_once = images_at_once(fabric, data, config.split, config.batch_size, model, teacher)
-    batches = data.batches(config.split, at_once)
-    predict_teacher = predictor(fabric, teacher) if teacher is not None else None
-    classes = len(data.dataset.classes)
-    started = time.perf_counter()
-    found = {config.model: measure(model.module, predictor(fabric, model), batches.epoch(0), classes, predict_teacher)}
-    seconds = time.perf_counter() - started
-    if teacher is not None and config.teacher is not None and predict_teacher is not None:
-        found[f"{config.teacher} (teacher)"] = measure(teacher.module, predict_teacher, batches.epoch(0), classes)
-    images = len(getattr(data.dataset, config.split))
-    results = {
-        "data": config.data,
-        "split": config.split,
-        "images": images,
-        "parameters": model.parameters,
-        "preprocessing": str(model.preprocessing),
-        "images_per_second": images / seconds,
-        "metrics": found,
-    }
-    if config.json_file is not None:
-        write_json(Path(config.json_file), results)
-    show_metrics(results, console or Console(quiet=True))
-    return results
-
-
-def _fit_teacher(config: DistillConfig, folder: Path, console: Console) -> str:
-    """Fit the teacher to the data in a run of its own, by the same recipe, or go on with it; that run's folder."""
+def _fit_teacher(config: DistillConfig, dataset: DataSet, folder: RunFolder, reporter: Reporter) -> str:
+    """Fit the teacher to the data in a run of its own, by the same recipe, or go on with it; return that run's folder."""
     assert config.teacher_train is not None
-    if not (folder / STUDENT_FILE).exists():
-        build_distillation(config)  # what cannot be distilled afterwards is not worth fitting a teacher for
+    if not folder.student.exists():
+        with seeded(config.seed):
+            build_distillation(
+                config, dataset
+            )  # what cannot be distilled afterwards is not worth fitting a teacher for
     recipe = {name: getattr(config, name) for name in Recipe.model_fields}
     fitting = {
         "model": config.teacher,
@@ -140,94 +169,45 @@ def _fit_teacher(config: DistillConfig, folder: Path, console: Console) -> str:
         "input_size": config.teacher_input_size,
         "epochs": config.teacher_train,
         "warmup_epochs": config.warmup_epochs * config.teacher_train / config.epochs,
-        "out": str(folder),
-        "resume": (folder / "config.yaml").exists(),
+        "out": str(folder.path),
+        "resume": folder.started,
     }
-    console.print(f"the teacher is fitted first, in {folder}", soft_wrap=True)
-    return str(run_training(TrainConfig.from_options(**{**recipe, **fitting}), console).folder)
+    reporter.log(f"the teacher is fitted first, in {folder.path}")
+    teacher_config = TrainConfig.from_options(**{**recipe, **fitting})
+    folder.claim(teacher_config.resume)
+    with seeded(config.seed):
+        return str(run(build_training(teacher_config, dataset), folder, reporter, more_follows=True).folder)
 
 
-def _run(folder: Path, job: Job, console: Console) -> Run:
-    """Train a built job and leave the files of a run."""
-    config = job.config
-    started = time.perf_counter()
-    checkpointer = Checkpointer(
-        folder / LAST,
+def _checkpointer(job: Job, folder: RunFolder) -> Checkpointer:
+    return Checkpointer(
+        folder.checkpoint,
         job.distiller,
         job.optimizer,
         job.scheduler,
         job.fabric.strategy.precision,
-        _identity(config),
+        _identity(job.config),
         job.average,
     )
-    resumed = config.resume and checkpointer.path.exists()
-    if config.resume and not resumed and (folder / "config.yaml").exists():
-        _check_same_run(config, folder)
-    made = make_plan(job, config.epochs) if job.teacher is not None and not resumed else None
-    state = checkpointer.load() if resumed else TrainingState()
-    folder.mkdir(parents=True, exist_ok=True)
-    if made is None:
-        for note in job.notes:
-            console.print(f"note: {note}", soft_wrap=True)
-    if not resumed:
-        write_text(folder / "config.yaml", config.dump())
-    if made is not None:
-        write_json(folder / "plan.json", made.as_dict())
-        show_plan(made, console)
-    compiled = compile_step(job, lambda line: console.print(line, soft_wrap=True, highlight=False))
-    teacher_before = fingerprint(job.teacher.module) if job.teacher is not None else None
-    distiller, optimizer = job.fabric.setup(job.distiller, job.optimizer, move_to_device=False)
+
+
+def _final_results(folder: RunFolder, job: Job, state: TrainingState) -> dict[str, Any]:
+    """Evaluate on the test split, once: the last epoch's student, the validation-selected one, and the teacher."""
     classes = len(job.data.dataset.classes)
-
-    def save(state: TrainingState) -> None:
-        write_json_lines(folder / "metrics.jsonl", state.history)
-        checkpointer.save(state)
-        if job.cache is not None:
-            job.cache.flush()
-
-    with Progressor(console, config.epochs, len(job.batches), state.epoch) as progressor:
-        fit(
-            job.fabric,
-            distiller,
-            optimizer,
-            job.scheduler,
-            job.batches,
-            epochs=config.epochs,
-            clip_norm=config.clip_norm,
-            state=state,
-            validate=lambda: measure(job.kept.module, job.predict, job.validation.epoch(0), classes),
-            save_best=lambda: save_weights(folder / BEST, job.kept.module, _metadata(job)),
-            save=save,
-            reporter=progressor,
-            average=job.average,
-        )
-    save_weights(folder / STUDENT_FILE, job.kept.module, _metadata(job))
-    results = _final_results(folder, job, state, classes)
-    results["seconds"] = time.perf_counter() - started
-    results["compiled"] = compiled
-    if job.teacher is not None:
-        results["teacher_fingerprint"] = fingerprint(job.teacher.module)
-        if results["teacher_fingerprint"] != teacher_before:
-            raise RuntimeError("the teacher changed during the run: a fault of angularkd or of the model's forward")
-    write_json(folder / "results.json", results)
-    show_metrics({"split": "test", "data": job.data.dataset.name, **results}, console)
-    console.print(f"run folder: {folder}", soft_wrap=True)
-    return Run(folder, results)
-
-
-def _final_results(folder: Path, job: Job, state: TrainingState, classes: int) -> dict[str, Any]:
-    """The one look at the test split: the last epoch's student, the validation-selected one, and the teacher."""
-    batches = job.test
     same_classes = job.teacher is not None and job.teacher.outputs == classes
     predict_teacher = job.predict_teacher if same_classes else None
-    kept = job.kept.module
-    last = {name: value.clone() for name, value in kept.state_dict().items()}
-    metrics = {"last epoch": measure(kept, job.predict, batches.epoch(0), classes, predict_teacher)}
-    kept.load_state_dict(load_file(folder / BEST))
-    metrics["selected epoch"] = measure(kept, job.predict, batches.epoch(0), classes, predict_teacher)
-    kept.load_state_dict(last)
+    module = job.result.module
+
+    def measure() -> dict[str, float]:
+        return evaluate(module, job.predict, job.test.epoch(0), classes, teacher=predict_teacher)
+
+    last = {name: value.clone() for name, value in module.state_dict().items()}
+    metrics = {"last epoch": measure()}
+    module.load_state_dict(load_file(folder.best))
+    metrics["selected epoch"] = measure()
+    module.load_state_dict(last)
     if job.teacher is not None and same_classes:
-        metrics["teacher"] = measure(job.teacher.module, job.predict_teacher, batches.epoch(0), classes)
+        metrics["teacher"] = evaluate(job.teacher.module, job.predict_teacher, job.test.epoch(0), classes)
     return {
         "metrics": metrics,
         "images": len(job.data.dataset.test),
@@ -239,58 +219,42 @@ def _final_results(folder: Path, job: Job, state: TrainingState, classes: int) -
     }
 
 
-def _check_same_run(config: Recipe, folder: Path) -> None:
-    """Raises InputError unless the folder's run, which left no checkpoint, was asked for with the same options."""
-    try:
-        stored = type(config).from_options(**yaml.safe_load((folder / "config.yaml").read_text()))
-    except (InputError, TypeError, yaml.YAMLError):
-        stored = None
-    if stored is None or _identity(stored) != _identity(config):
-        raise InputError(
-            f"the run in {folder} was started with other options: resume with the same, or give another --out"
-        )
-
-
 def _metadata(job: Job) -> dict[str, Any]:
-    """What a student's file says of itself: enough to use it without this run's configuration."""
-    assert job.student.preprocessing is not None
-    return {
-        "model": job.student.architecture or job.student.spec,
-        "classes": list(job.data.dataset.classes),
-        "image_size": list(job.batches.views.image_size),
-        "mean": list(job.student.preprocessing.mean),
-        "std": list(job.student.preprocessing.std),
-        "input_size": job.student.preprocessing.size,
-        "torch": torch.__version__,
-    }
+    preprocessing = job.student.preprocessing
+    assert preprocessing is not None
+    return StudentMetadata(
+        model=job.student.architecture or job.student.spec,
+        classes=list(job.data.dataset.classes),
+        image_size=list(job.views.image_size),
+        mean=list(preprocessing.mean),
+        std=list(preprocessing.std),
+        input_size=preprocessing.size,
+        torch=torch.__version__,
+    ).as_dict()
 
 
 def _identity(config: Recipe) -> dict[str, Any]:
-    options = {key: value for key, value in config.model_dump(mode="json").items() if key not in MAY_DIFFER}
-    return {
-        "command": type(config).__name__,
-        **options,
-        **({"loss": config.losses} if isinstance(config, DistillConfig) else {}),
-    }
+    losses = {"loss": config.losses} if isinstance(config, DistillConfig) else {}
+    return identity_of(type(config).__name__, {**config.model_dump(mode="json"), **losses})
 
 
-def _folder_of(config: Recipe, default: Path) -> Path:
-    """The run's folder. Raises InputError when it holds a run and this is not its resumption, or the other way round."""
-    folder = Path(config.out) if config.out is not None else default
-    check_writable(folder, "--out")
-    if folder.is_dir() and any(folder.iterdir()) and not config.resume:
-        raise InputError(
-            f"the folder {folder} exists and is not empty: give another with --out, or go on with --resume"
-        )
-    if config.resume and not any((folder / part).exists() for part in (LAST, "config.yaml", f"{TEACHER}/config.yaml")):
-        raise InputError(f"there is no run to resume in {folder}: leave out --resume, or name its folder with --out")
+def _stored_identity(kind: type[Recipe], folder: RunFolder) -> dict[str, Any] | None:
+    """Return the identity of the run that was started in a folder, None where its configuration is of another command."""
+    options = folder.read_config()
+    try:
+        return _identity(kind.from_options(**options)) if options is not None else None
+    except (InputError, TypeError):
+        return None
+
+
+def _claim(config: Recipe, name: str) -> RunFolder:
+    """Return the run's folder, claimed."""
+    default = Path("runs") / f"{name}-on-{_short(config.data)}-seed{config.seed}"
+    folder = RunFolder(Path(config.out) if config.out is not None else default)
+    folder.claim(config.resume)
     return folder
 
 
-def _default_folder(name: str, config: Recipe) -> Path:
-    return Path("runs") / f"{_short(name)}-on-{_short(config.data)}-seed{config.seed}"
-
-
 def _short(spec: str) -> str:
-    """A SPEC as part of a folder's name."""
+    """Return a SPEC as part of a folder's name."""
     return spec.rstrip("/").rpartition("/")[2].rpartition(":")[2]

@@ -1,13 +1,14 @@
-"""The resident loader: which sample is in which batch, for every epoch, rank and batch size."""
+"""The resident loader: which sample is in which batch, for every epoch and batch size."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from angularkd.data.in_memory import ResidentImages
-from angularkd.data.loaders.resident import ResidentLoader, evaluation_loader
-from angularkd.data.views.tables import Views
+from angularkd.data import ResidentImages
+from angularkd.data import in_order
+from angularkd.data import ResidentLoader, evaluation_loader
+from angularkd.data import Views
 from angularkd.errors import InputError
 
 
@@ -57,14 +58,6 @@ def test_a_batch_carries_the_images_of_its_view():
             assert batch.indices.dtype == batch.labels.dtype == torch.int64
 
 
-def test_an_epoch_can_go_on_in_its_middle():
-    loader = training_loader(resident_images(30), 8)
-    rest = list(loader.epoch(2, first_batch=2))
-    whole = list(loader.epoch(2))
-    assert [batch.indices.tolist() for batch in rest] == [batch.indices.tolist() for batch in whole[2:]]
-    assert all(torch.equal(a.images, b.images) for a, b in zip(rest, whole[2:], strict=True))
-
-
 def test_drop_last():
     loader = training_loader(resident_images(50), 8, drop_last=True)
     assert len(loader) == 6
@@ -78,40 +71,23 @@ def test_a_batch_size_larger_than_the_split_gives_one_batch(drop_last):
     assert [sorted(batch) for batch in indices(loader)] == [list(range(10))]
 
 
-@pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize(
-    ("count", "batch_size", "world_size"), [(50, 4, 2), (53, 4, 3), (25, 4, 3), (7, 100, 2), (3, 1, 3)]
-)
-def test_training_ranks_share_the_epoch_evenly(count, batch_size, world_size, drop_last):
-    resident = resident_images(count)
-    options = {"drop_last": drop_last, "world_size": world_size}
-    loaders = [training_loader(resident, batch_size, rank=rank, **options) for rank in range(world_size)]
-    shares = [indices(loader) for loader in loaders]
-    assert len({tuple(len(batch) for batch in share) for share in shares}) == 1
-    assert all(len(share) == len(loader) > 0 for share, loader in zip(shares, loaders, strict=True))
-    seen = [index for share in shares for index in flat(share)]
-    assert len(set(seen)) == len(seen)
-    lost = count % (loaders[0].global_batch_size if drop_last else world_size)
-    assert len(seen) == count - lost
-
-
-def test_two_ranks_see_together_what_one_sees():
-    resident = resident_images(48)
-    one = indices(training_loader(resident, 8), 2)
-    two = [indices(training_loader(resident, 4, rank=rank, world_size=2), 2) for rank in range(2)]
-    assert [sorted(a + b) for a, b in zip(*two, strict=True)] == [sorted(batch) for batch in one]
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize(("count", "batch_size"), [(50, 8), (49, 8), (2, 8), (24, 8), (1, 1)])
-def test_evaluation_loses_and_repeats_nothing(count, batch_size, world_size):
-    resident = resident_images(count)
-    loaders = [evaluation_loader(resident, batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
-    shares = [indices(loader) for loader in loaders]
-    assert sorted([index for share in shares for index in flat(share)]) == list(range(count))
-    assert all(flat(share) == sorted(flat(share)) for share in shares)
-    assert [len(share) for share in shares] == [len(loader) for loader in loaders]
-    assert all(batch for share in shares for batch in share)
+def test_evaluation_loses_and_repeats_nothing(count, batch_size):
+    loader = evaluation_loader(resident_images(count), batch_size)
+    assert flat(indices(loader)) == list(range(count))
+    assert len(indices(loader)) == len(loader) and all(indices(loader))
+
+
+def test_in_order_are_the_same_views_of_all_samples():
+    loader = training_loader(resident_images(50), 8, drop_last=True)
+    ordered = in_order(loader)
+    assert flat(indices(ordered, 3)) == list(range(50)) and len(ordered) == 7 and ordered.batch_size == 8
+    batch = next(ordered.epoch(3))
+    assert batch.view == 3
+    assert torch.equal(
+        batch.images, loader.views.apply(loader._pixels[:8], loader.views.table(3).rows(torch.arange(8)))
+    )
+    assert len(loader) == 6 and flat(indices(loader, 3)) != list(range(48))
 
 
 def test_evaluation_shows_the_images_as_they_are():
@@ -126,9 +102,7 @@ def test_evaluation_shows_the_images_as_they_are():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch size must be at least 1, got 0"),
-        ({"rank": 2, "world_size": 2}, "rank must be from 0 to world_size - 1 = 1, got 2"),
-        ({"world_size": 11}, "10 images cannot be shared by 11 ranks"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"views": Views(("flip",), 9, (8, 8))}, "views of 9 images of size (8, 8) do not fit 10 images"),
         (
             {"views": Views(("flip",), 10, (8, 6))},

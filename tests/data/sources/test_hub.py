@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from angularkd.data.opening import open_data
+from angularkd.data import open_data
 from angularkd.data.sources import hub
 from angularkd.errors import InputError
 

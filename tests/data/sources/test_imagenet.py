@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import imagenet as torchvision_imagenet
 
-from angularkd.data.opening import open_data
+from angularkd.data import open_data
 from angularkd.data.sources.imagenet import CINIC10_CLASSES
 from angularkd.errors import InputError
 

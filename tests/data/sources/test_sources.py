@@ -16,11 +16,13 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from angularkd.data import opening as sources
 from angularkd.data.decode import EXTENSIONS
-from angularkd.data.opening import DataSet, open_data
+from angularkd.data import DataSet, open_data
+from angularkd.data import SOURCES
+from angularkd.data.sources import small
 from angularkd.data.sources.parquet import ParquetStore
-from angularkd.data.splits import Split, draw_stratified, split_named
+from angularkd.data import Split
+from angularkd.data.splits import draw_stratified, split_named
 from angularkd.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -178,7 +180,7 @@ def test_cifar_out_of_reach(tmp_path, monkeypatch, name):
     def unreachable(*arguments: object, **options: object) -> None:
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr(sources.urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr(small.urllib.request, "urlopen", unreachable)
     message = refusal(f"{name}:{tmp_path / 'new'}")
     assert (
         f"https://www.cs.toronto.edu/~kriz/{name[:5]}-{name[5:]}-python.tar.gz cannot be fetched (no route to host)"
@@ -194,7 +196,7 @@ def test_a_damaged_cifar_is_not_read(fake_cifar, monkeypatch):
     folder = fake_cifar("cifar10")
     (folder / "data_batch_3").write_bytes(b"half of it")
     monkeypatch.setattr(
-        sources.urllib.request, "urlopen", lambda *_, **__: (_ for _ in ()).throw(TimeoutError("timed out"))
+        small.urllib.request, "urlopen", lambda *_, **__: (_ for _ in ()).throw(TimeoutError("timed out"))
     )
     assert "no intact cifar-10-batches-py/" in refusal(f"cifar10:{folder.parent}")
 
@@ -432,8 +434,9 @@ def test_an_unreadable_first_image_does_not_hinder_opening(tmp_path):
 
 
 def test_every_source_is_described():
-    described = {name.partition(":")[0] for name in sources.DESCRIPTIONS}
-    assert described == {"FOLDER", *sources.OPENERS}
+    assert SOURCES[""].written == "FOLDER"
+    assert [row.written.partition(":")[0] for name, row in SOURCES.items() if name] == [name for name in SOURCES if name]
+    assert all(row.summary and "\n" not in row.summary for row in SOURCES.values())
 
 
 def write_columns(path: Path, **columns: list[object]) -> None:
@@ -512,8 +515,8 @@ def test_unknown_specs(spec, message):
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, -0.1])
 def test_impossible_fractions(fraction):
-    assert f"val_fraction must be above 0 and below 0.5, got {fraction}" in refusal("digits", val_fraction=fraction)
+    assert f"`val_fraction` must be above 0 and below 0.5, got {fraction}" in refusal("digits", val_fraction=fraction)
 
 
 def test_impossible_size():
-    assert "image_size must be positive, got 0 x 16" in refusal("digits", image_size=(0, 16))
+    assert "`image_size` must be positive, got 0 x 16" in refusal("digits", image_size=(0, 16))

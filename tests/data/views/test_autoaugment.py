@@ -19,7 +19,7 @@ from angularkd.data.views.autoaugment import (
     random_ranges,
 )
 from angularkd.data.views.pixels import to_levels, to_unit
-from angularkd.data.views.tables import Views, ViewTable
+from angularkd.data import Views, ViewTable
 
 NAMES = list(PIXEL_WORK)
 SIZES = [(32, 32), (40, 24), (224, 224)]

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from angularkd.data.views.boxes import erased_boxes
 from angularkd.data.views.pixels import erase
-from angularkd.data.views.tables import Views
+from angularkd.data import Views
 
 
 def theirs(size: tuple[int, int], count: int) -> np.ndarray:

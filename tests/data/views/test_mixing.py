@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from angularkd import Distiller, InputError
-from angularkd.data.in_memory import ResidentImages
-from angularkd.data.loaders.resident import ResidentLoader
-from angularkd.data.views.mixing import MixedBatches, Mixing
-from angularkd.data.views.tables import Views
-from angularkd.losses.objective import check_soft_labels, read_terms
+from angularkd.data import ResidentImages
+from angularkd.data import in_order
+from angularkd.data import MixedBatches
+from angularkd.data import ResidentLoader
+from angularkd.data import Mixing
+from angularkd.data import Views
+from angularkd.losses import check_soft_labels, read_terms
 
 CLASSES = 5
 
@@ -73,15 +75,20 @@ def test_mixing_depends_on_seed_epoch_and_number_alone() -> None:
     whole = [batch.images for batch in mixed(1.0, 1.0).epoch(2)]
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    tail = [batch.images for batch in mixed(1.0, 1.0).epoch(2, first_batch=1)]
-    assert all(torch.equal(a, b) for a, b in zip(whole[1:], tail, strict=True))
+    again = [batch.images for batch in mixed(1.0, 1.0).epoch(2)]
+    assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
     other = next(mixed(1.0, 1.0, seed=1).epoch(2)).images
     assert not torch.equal(whole[0], other)
 
 
 def test_what_loops_need_is_passed_on() -> None:
     batches = mixed(1.0)
-    assert len(batches) == 3 and batches.global_batch_size == 8 and batches.views.count == 2
+    assert len(batches) == 3 and batches.batch_size == 8 and batches.views.count == 2
+
+
+def test_mixed_batches_have_one_order() -> None:
+    with pytest.raises(TypeError, match="got MixedBatches"):
+        in_order(mixed(1.0))
 
 
 def test_teacher_and_student_see_the_very_same_mixed_image() -> None:

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from angularkd.data.views.seeds import mix, permutation, random_words, uniforms
-from angularkd.data.views.tables import Views, ViewTable, identity_views
+from angularkd.data import Views, ViewTable, identity_views
 from angularkd.errors import InputError
 
 FINITE = [(), ("flip",), ("crop",), ("crop", "flip")]

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from angularkd.data.decode import EXTENSIONS
-from angularkd.data.splits import SPLIT_NAMES, EncodedStore, Source, Split, whole
+from angularkd.data.splits import SPLIT_NAMES, Source, Split, whole
+from angularkd.data.stores import EncodedStore
 from angularkd.errors import InputError
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from angularkd.data.splits import SPLIT_NAMES, EncodedStore, Source, labelled_splits
+from angularkd.data.splits import SPLIT_NAMES, Source, labelled_splits
+from angularkd.data.stores import EncodedStore
 from angularkd.errors import InputError, nearest
 
 OPTIONS = ("config", "image", "label")

@@ -16,15 +16,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from angularkd.data.splits import EncodedStore, Source, labelled_splits, split_named
+from angularkd.data.splits import Source, labelled_splits, split_named
+from angularkd.data.stores import EncodedStore, RowGroups
 from angularkd.errors import InputError
 
 CACHE_BYTES = 256 * 2**20
+"""Of row groups that a store keeps in memory, in each process."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageColumn:
-    """The images of a row group, field by field, which is read in half the time of a struct; null where the struct is."""
+    """The images of a row group, field by field, which is read in half the time of a struct; null where the struct is.
+
+    Attributes:
+        folder: Where its file is.
+        bytes: The encoded images.
+        path: Where each came from, if the file says so.
+    """
 
     folder: str
     bytes: pa.BinaryArray
@@ -32,26 +40,31 @@ class ImageColumn:
 
     @staticmethod
     def of(images: pa.StructArray, folder: Path) -> ImageColumn:
+        """Take the fields out of a column of structs."""
         fields = {field.name: values for field, values in zip(images.type, images.flatten(), strict=True)}
         return ImageColumn(str(folder), fields["bytes"], fields.get("path"))
 
-    @property
-    def nbytes(self) -> int:
-        return int(self.bytes.nbytes)
-
 
 class ParquetStore(EncodedStore):
-    """Rows of several files, read a row group at a time; the groups read last stay in memory, up to CACHE_BYTES."""
+    """A store of the rows of several files, read a row group at a time; the groups read last stay in memory.
+
+    What a group takes is counted by the files' own metadata, up to CACHE_BYTES for all, so that an order of samples can be
+    planned by the same numbers before anything is read.
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = list(files)
         self._groups: list[tuple[Path, int]] = []
         self._starts = [0]
+        self._sizes: list[int] = []
         for file in self.files:
             metadata = pq.ParquetFile(file).metadata
-            for group in range(metadata.num_row_groups):
-                self._groups.append((file, group))
-                self._starts.append(self._starts[-1] + metadata.row_group(group).num_rows)
+            for number in range(metadata.num_row_groups):
+                group = metadata.row_group(number)
+                self._groups.append((file, number))
+                self._starts.append(self._starts[-1] + group.num_rows)
+                self._sizes.append(_image_bytes(group))
+        self._cache_bytes = CACHE_BYTES
         self._cache: OrderedDict[int, ImageColumn] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -61,7 +74,13 @@ class ParquetStore(EncodedStore):
     def __len__(self) -> int:
         return self._starts[-1]
 
+    @property
+    def groups(self) -> RowGroups:
+        """Return the row groups of all files, in order."""
+        return RowGroups(np.array(self._starts), np.array(self._sizes, dtype=np.int64), self._cache_bytes)
+
     def encoded(self, row: int) -> tuple[bytes, str]:
+        """Return the bytes of an image, and its name. Raises InputError when they cannot be read, or are missing."""
         group = bisect.bisect_right(self._starts, row) - 1
         column, place = self._read_group(group), row - self._starts[group]
         path = column.path[place].as_py() if column.path is not None else None
@@ -78,17 +97,24 @@ class ParquetStore(EncodedStore):
                 with _readable(file):
                     column = pq.ParquetFile(file).read_row_group(index, columns=["image"]).column("image")
                 self._cache[group] = ImageColumn.of(column.combine_chunks(), file.parent)
-                while len(self._cache) > 1 and sum(part.nbytes for part in self._cache.values()) > CACHE_BYTES:
+                while len(self._cache) > 1 and sum(self._sizes[held] for held in self._cache) > self._cache_bytes:
                     self._cache.popitem(last=False)
             self._cache.move_to_end(group)
             return self._cache[group]
 
 
-def open_parquet(folder: Path) -> Source:
-    """Splits by the names of files (train-00000-of-00004.parquet) or of the folders they are in (train/0000.parquet).
+def _image_bytes(group: pq.RowGroupMetaData) -> int:
+    columns = (group.column(number) for number in range(group.num_columns))
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.startswith("image."))
 
-    Raises InputError for a folder without such files, a file that cannot be read, other columns, other class names in
-    another split, or labels outside the classes.
+
+def open_parquet(folder: Path) -> Source:
+    """Open the parquet files below a folder, whose splits are named by the files (train-00000-of-00004.parquet) or by the
+    folders that they are in (train/0000.parquet).
+
+    Raises:
+        InputError: There are no such files, a file cannot be read, columns are others, splits name different classes, or
+            labels lie outside the classes.
     """
     files, notes = _files_by_split(folder)
     names = {split: _class_names(paths) for split, paths in files.items()}
@@ -112,9 +138,9 @@ def _files_by_split(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
         else:
             found.setdefault(split, []).append(path)
     if "train" not in found:
-        seen = ", ".join([path.name for paths in found.values() for path in paths] + unnamed) or "no parquet files"
+        present = ", ".join([path.name for paths in found.values() for path in paths] + unnamed) or "no parquet files"
         raise InputError(
-            f"{folder}: expected train*.parquet (and test*.parquet or validation*.parquet), found {seen}; "
+            f"{folder}: expected train*.parquet (and test*.parquet or validation*.parquet), found {present}; "
             "rename the files by split."
         )
     notes = [f"passed over, since the name gives no split: {name}" for name in unnamed]
@@ -122,7 +148,7 @@ def _files_by_split(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
 
 
 def _class_names(files: list[Path]) -> tuple[str, ...] | None:
-    """Class names in the metadata of the first file, None where there are none; checks the columns of every file."""
+    """Check the columns of every file, and return the class names in the metadata of the first; None where it has none."""
     schemas = [_checked_schema(file) for file in files]
     encoded = (schemas[0].metadata or {}).get(b"huggingface")
     if encoded is None:
@@ -166,7 +192,7 @@ def _labels(files: list[Path]) -> Int64[np.ndarray, " samples"]:
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """What pyarrow says of a file that is cut off, damaged or gone, as InputError."""
+    """Raise InputError for what pyarrow raises about a file that is cut off, damaged or gone."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from angularkd.data.sources.shard_index import Sample, index_shard
-from angularkd.data.splits import EncodedStore, Source, labelled_splits, split_named
+from angularkd.data.splits import Source, labelled_splits, split_named
+from angularkd.data.stores import EncodedStore
 from angularkd.errors import InputError
 
 CLASS_NAMES = "classnames.txt"

@@ -1,0 +1,1 @@
+"""Views: augmentation as tables, which are drawn from seeds and applied to whole batches."""

@@ -1,15 +1,12 @@
-"""Mixup and CutMix: batches whose images and labels are mixtures of two, for the student and the teacher alike."""
+"""Mixup and CutMix: images and labels that are mixtures of two."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
-from angularkd.data.loaders.resident import Batches
 from angularkd.data.views.seeds import mix
-from angularkd.data.views.tables import Views
 from angularkd.types import Batch
 
 
@@ -17,12 +14,15 @@ from angularkd.types import Batch
 class Mixing:
     """Mixes every batch with itself, moved on by one: x' = w x + (1 - w) roll(x), and the labels alike.
 
-    mixup:  alpha of w ~ Beta(alpha, alpha), one w a batch (Zhang et al., arXiv 1710.09412); 0 for none.
-    cutmix: alpha likewise, w being the share of the image that is kept outside of one box (Yun et al., arXiv
-            1905.04899); 0 for none. Where both are given, each batch is mixed by one of them, either as likely.
-    num_classes: length of the soft labels.
+    It is torchvision's MixUp and CutMix, drawn from (seed, epoch, number of the batch) alone. Where both are given, each
+    batch is mixed by one of them, either as likely.
 
-    It is torchvision's MixUp and CutMix, drawn from (seed, epoch, number of the batch) alone.
+    Attributes:
+        mixup: alpha of w ~ Beta(alpha, alpha), one w a batch (Zhang et al., arXiv 1710.09412); 0 for none.
+        cutmix: alpha likewise, w being the share of the image outside of one box, which stays (Yun et al., arXiv
+            1905.04899); 0 for none.
+        num_classes: Length of the soft labels.
+        seed: What the draws depend on, beside the epoch and the batch.
     """
 
     mixup: float
@@ -31,6 +31,12 @@ class Mixing:
     seed: int
 
     def __call__(self, batch: Batch, epoch: int, number: int) -> Batch:
+        """Return a batch mixed: images as before, labels [batch, num_classes], no view.
+
+        Args:
+            batch: Images in 0..1 with class indices.
+            epoch, number: The epoch, and the number of the batch in it, from 0.
+        """
         from torchvision.transforms import v2
 
         ways: list[v2.Transform] = []
@@ -43,27 +49,3 @@ class Mixing:
             way = ways[int(torch.randint(len(ways), ()))]
             images, labels = way(batch.images, batch.labels)
         return replace(batch, images=images, labels=labels, view=None)
-
-
-class MixedBatches:
-    """The batches of a loader, mixed."""
-
-    def __init__(self, batches: Batches, mixing: Mixing) -> None:
-        self.batches = batches
-        self.mixing = mixing
-        self.order = batches.order
-
-    @property
-    def views(self) -> Views:
-        return self.batches.views
-
-    @property
-    def global_batch_size(self) -> int:
-        return self.batches.global_batch_size
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        for number, batch in enumerate(self.batches.epoch(epoch, first_batch), start=first_batch):
-            yield self.mixing(batch, epoch, number)

@@ -1,8 +1,8 @@
 """The networks that the distillation literature trains on small images, by name.
 
-Each takes images of any size from 16 pixels on, gives logits, and is made of a stem, a few stages (one module each,
+Each takes images of any size from 16 pixels on, gives logits, and consists of a stem, a few stages (one module each,
 named in its class's docstring, whose output is the stage's features) and `linear`. Nothing works in place: whatever a
-hook has seen stays as it was.
+hook stores stays as it was.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from angularkd.models.cifar.resnet import resnet, resnet_x4
 from angularkd.models.cifar.shufflenet import ShuffleNetV1, ShuffleNetV2
 from angularkd.models.cifar.vgg import VGG
 from angularkd.models.cifar.wide_resnet import WideResNet
+
+__all__ = ["MODELS", "create"]
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "resnet8": partial(resnet, 8),
@@ -53,16 +55,15 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
 """Constructors by name; each takes the number of classes. `create` knows every other wide ResNet, wrn_D_K, too."""
 
 
-def names() -> list[str]:
-    """The names in `MODELS`, family by family."""
-    return list(MODELS)
-
-
 def create(name: str, num_classes: int) -> nn.Module:
-    """The network called `name`, freshly initialised, with `num_classes` logits.
+    """Build the network called `name`, freshly initialised, with `num_classes` logits.
 
-    Takes the names of `names()` and any `wrn_D_K`. Raises `InputError` for another name, for a depth that the family
-    does not have, and for less than one class.
+    Args:
+        name: in MODELS, or any `wrn_D_K`.
+        num_classes: 1 or more.
+
+    Raises:
+        InputError: for another name, for a depth that the family does not have, and for less than one class.
     """
     if num_classes < 1:
         raise InputError(f"a classifier has 1 class or more, got num_classes={num_classes} for cifar/{name}.")

@@ -52,7 +52,7 @@ class MobileNetV2(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand by a 1x1, filter by a depthwise 3x3, project by a linear 1x1 convolution; add x if its shape was kept."""
+    """Expand by a 1x1, filter by a depthwise 3x3, project by a linear 1x1 convolution; add x if its shape stays."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class InvertedResidual(nn.Module):
 
 
 def _stage(in_channels: int, groups: tuple[tuple[int, int, int, int], ...], width: float) -> tuple[nn.Sequential, int]:
-    """The blocks of one resolution, and how many channels leave them."""
+    """Return the blocks of one resolution, and how many channels leave them."""
     blocks: list[nn.Module] = []
     for expansion, full_channels, repeats, stride in groups:
         channels = int(full_channels * width)

@@ -22,9 +22,15 @@ from angularkd.models.cifar.initialisation import he_normal_
 class ResNet(nn.Module):
     """A ResNet of depth 6n + 2. Its stages are `layer1`, `layer2`, `layer3`; each ends behind a ReLU.
 
-    widths:     channels of the stem and of the three stages.
-    projection: True for a 1x1 convolution with batch norm where a block changes its shape (option B),
-                False for subsampling and zero channels (option A).
+    Args:
+        depth: 6n + 2, for n blocks a stage.
+        num_classes: of the logits.
+        widths: channels of the stem and of the three stages.
+        projection: True for a 1x1 convolution with batch norm where a block changes its shape (option B),
+            False for subsampling and zero channels (option A).
+
+    Raises:
+        InputError: for another depth.
     """
 
     def __init__(
@@ -55,7 +61,7 @@ class ResNet(nn.Module):
 
 
 def resnet(depth: int, num_classes: int) -> ResNet:
-    """He et al.'s network. For 10 classes: 20: 0.27 M, 32: 0.46 M, 44: 0.66 M, 56: 0.85 M, 110: 1.7 M parameters.
+    """Build He et al.'s network. For 10 classes: 20: 0.27 M, 32: 0.46 M, 44: 0.66 M, 56: 0.85 M, 110: 1.7 M parameters.
 
     The keys of its state dict are those of https://github.com/akamaster/pytorch_resnet_cifar10.
     """
@@ -63,7 +69,7 @@ def resnet(depth: int, num_classes: int) -> ResNet:
 
 
 def resnet_x4(depth: int, num_classes: int) -> ResNet:
-    """The wide ResNet of the distillation literature. For 100 classes: 8: 1.23 M, 32: 7.43 M parameters.
+    """Build the wide ResNet of the distillation literature. For 100 classes: 8: 1.23 M, 32: 7.43 M parameters.
 
     Tian et al. 2020, "Contrastive representation distillation", https://arxiv.org/abs/1910.10699, and its code,
     https://github.com/HobbitLong/RepDistiller (which calls `fc` what is `linear` here; the other keys are equal).
@@ -90,7 +96,7 @@ class BasicBlock(nn.Module):
 class SubsampleAndPad(nn.Module):
     """Option A of He et al.: every `stride`-th pixel, and zero channels on both sides; no parameters.
 
-    Pixel 0 is kept, so an odd size rounds up, as it does in a padded 3x3 convolution of the same stride.
+    Pixel 0 is among them, so an odd size rounds up, as it does in a padded 3x3 convolution of the same stride.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -100,8 +106,8 @@ class SubsampleAndPad(nn.Module):
         self.channels_after = channels - in_channels - self.channels_before
 
     def forward(self, x: Float[Tensor, "batch in_channel height width"]) -> Float[Tensor, "batch channel rows columns"]:
-        kept = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(kept, (0, 0, 0, 0, self.channels_before, self.channels_after))
+        sampled = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(sampled, (0, 0, 0, 0, self.channels_before, self.channels_after))
 
 
 def _shortcut(in_channels: int, channels: int, stride: int, projection: bool) -> nn.Module:

@@ -3,7 +3,7 @@
 Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556, with the fully connected layers replaced by global average
 pooling and one linear layer; Tian et al. 2020, https://arxiv.org/abs/1910.10699, and its code,
 https://github.com/HobbitLong/RepDistiller, which adds the 8-layer one and pools before the fifth stage only from 64
-pixels on: three times at 32 pixels, so that the last two stages see 4x4 positions.
+pixels on: three times at 32 pixels, so that the last two stages work on 4x4 positions.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class VGG(nn.Module):
 
 
 def _stage(in_channels: int, channels: int, convolutions: int) -> nn.Sequential:
-    """Convolution (with a bias, which the literature keeps before batch norm), batch norm and ReLU, so many times."""
+    """Stack convolution (with a bias, which the literature has before batch norm), batch norm and ReLU so many times."""
     layers: list[nn.Module] = []
     for _ in range(convolutions):
         layers += [nn.Conv2d(in_channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]

@@ -62,7 +62,7 @@ def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequ
 
 
 def _blocks_per_stage(depth: int, width: int) -> int:
-    """n of depth = 6n + 4, or an error that names the depths nearby."""
+    """Return n of depth = 6n + 4; raise InputError, with the depths nearby, where there is none."""
     blocks, remainder = divmod(depth - 4, 6)
     if blocks < 1 or remainder:
         below = 4 + 6 * max(blocks, 1)

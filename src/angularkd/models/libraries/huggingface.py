@@ -14,15 +14,21 @@ from angularkd.models.downloads import fetched
 
 
 def from_huggingface(spec: str, name: str, num_classes: int, pretrained: bool, new_head: bool) -> Classifier:
-    """The classifier that AutoModelForImageClassification makes of `name`, giving a tensor of logits.
+    """Build the classifier that AutoModelForImageClassification makes of `name`, giving a tensor of logits.
 
     It is the library's own module, so module paths (for pairs) and names of weights are those of transformers.
     Mean, standard deviation and image size are those of its image processor, class names those of its configuration.
-    Without `pretrained` only the configuration is used, for `num_classes` classes; with `new_head` the pretrained network
-    gets a new classification layer for that many, unless it has one of as many.
 
-    Raises InputError for a folder that is not there, a name that cannot be loaded, weights without a part of the network, and
-    without transformers.
+    Args:
+        spec: 'hf/NAME', for errors.
+        name: on the hub, or a folder written by save_pretrained.
+        num_classes: of a head that is built anew.
+        pretrained: whether to load the weights; else only the configuration is used.
+        new_head: whether the pretrained network gets a new classification layer, unless it has one of as many classes.
+
+    Raises:
+        InputError: for a folder that does not exist, a name that cannot be loaded, weights without a part of the network, and
+            where transformers is not installed.
     """
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if is_path and not Path(name).expanduser().is_dir():
@@ -59,7 +65,7 @@ def from_huggingface(spec: str, name: str, num_classes: int, pretrained: bool, n
     remedy = "fetch it where there is a network, save it with save_pretrained, and name the folder: hf/FOLDER"
     module, processor = fetched(what, load, remedy)
     module.config.return_dict = True
-    module.register_forward_hook(_logits_of)
+    module.register_forward_hook(_logits_alone)
     count = module.config.num_labels
     names = tuple(module.config.id2label[index] for index in range(count))
     size = _size_of(processor)
@@ -75,8 +81,8 @@ def from_huggingface(spec: str, name: str, num_classes: int, pretrained: bool, n
     )
 
 
-def _logits_of(_module: nn.Module, _images: Any, output: Any) -> Tensor:
-    """A forward hook: what comes out is the logits, as with any other classifier."""
+def _logits_alone(_module: nn.Module, _images: Any, output: Any) -> Tensor:
+    """Return the logits alone, as any other classifier does: a forward hook."""
     return output.logits
 
 
@@ -89,7 +95,7 @@ def _library(spec: str) -> Any:
 
 
 def _check_complete(spec: str, missing: list[str]) -> None:
-    """Raises InputError for parts of the network that the weights do not hold: they would be random."""
+    """Raise InputError for parts of the network that the weights do not hold: they would be random."""
     if missing:
         raise InputError(
             f"the weights of {spec} hold no values for {', '.join(missing)}: "
@@ -98,19 +104,19 @@ def _check_complete(spec: str, missing: list[str]) -> None:
 
 
 def _preprocessing_of(processor: Any) -> Preprocessing | None:
-    wants = getattr(processor, "data_config", None) or {}  # of timm's models on the hub
-    mean = wants.get("mean") or getattr(processor, "image_mean", None)
-    std = wants.get("std") or getattr(processor, "image_std", None)
+    described = getattr(processor, "data_config", None) or {}  # of timm's models on the hub
+    mean = described.get("mean") or getattr(processor, "image_mean", None)
+    std = described.get("std") or getattr(processor, "image_std", None)
     if processor is not None and getattr(processor, "do_normalize", True) is False:
         mean, std = (0.0,) * 3, (1.0,) * 3
     return Preprocessing(tuple(mean), tuple(std), source="its image processor's") if mean and std else None
 
 
 def _size_of(processor: Any) -> Size | None:
-    """What the processor brings images to in the end: its crop, else its size."""
-    wants = getattr(processor, "data_config", None) or {}
-    if "input_size" in wants:
-        return _pair(wants["input_size"][-2:])
+    """Return the size to which the processor brings images in the end: its crop, else its size."""
+    described = getattr(processor, "data_config", None) or {}
+    if "input_size" in described:
+        return _pair(described["input_size"][-2:])
     crops = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
     size = crops or getattr(processor, "size", None)
     if size is None:

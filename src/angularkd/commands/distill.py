@@ -1,0 +1,24 @@
+"""The distill command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from angularkd.config import DistillConfig
+from angularkd.runs import Run
+from angularkd.training import run_distillation
+
+
+def distill(**options: Any) -> Run:
+    """Distil a teacher into a student.
+
+    Args:
+        options: the fields of `angularkd.config.DistillConfig`, which are the flags of `angularkd distill`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: when something that was given cannot be used.
+    """
+    return run_distillation(DistillConfig.from_options(**options))

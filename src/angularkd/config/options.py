@@ -1,0 +1,192 @@
+"""The options that several commands share, each with its text in one place."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from tyro.conf import Positional, arg
+
+from angularkd.config.base import Config
+
+Spec = Annotated[str, arg(metavar="SPEC")]
+
+
+class DataOptions(Config):
+    """Which images, at which size, split how."""
+
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """Images: a folder of class folders, digits, cifar10:DIR, cifar100:DIR, cinic10:DIR, tiny-imagenet:DIR, imagenet:DIR,
+    parquet:DIR, hf:NAME or shards:PATTERN."""
+    image_size: int | tuple[int, int] | None = None
+    """Height and width in pixels that images are brought to (one number: a square). Default: the size that the models
+    were trained on, else the images' own where all are alike, else 32 for cifar/ models and 224 for others."""
+    val_fraction: float = Field(0.1, gt=0, lt=0.5)
+    """Share of the training images held out for validation, where the data has no validation split of its own."""
+    split_seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of that draw alone: runs with different seeds see the same splits."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """An image that cannot be decoded: stop, naming it, before anything is trained, or skip it, with a note. To skip, every
+    image is decoded once at the start."""
+    batch_size: int = Field(128, gt=0)
+    """Images a step. Where a GPU has room, more are evaluated at once."""
+    loader: Literal["auto", "resident", "workers"] = "auto"
+    """Where batches come from: resident, all images decoded into memory once; or workers, processes that decode them as
+    they are needed. auto: resident where the images take at most 60 % of the free memory."""
+    workers: int | None = Field(None, ge=0)
+    """Processes that decode images, where workers do; 0: the run's own process. Default: one a core."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """Arithmetic of the networks; losses always compute in float32 or wider. auto: bf16-mixed on GPUs that have it, else
+    32-true: without instructions for it, bf16 is two to three times slower."""
+
+    @field_validator("image_size", "input_size", "teacher_input_size", "student_input_size", check_fields=False)
+    @classmethod
+    def _positive_size(cls, size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        return at_least_a_pixel(size)
+
+
+class ModelOptions(Config):
+    """A model, its weights, and what it does to images first."""
+
+    model: Spec
+    """The model: cifar/NAME, timm/NAME, torchvision/NAME, hf/NAME, a run's folder or FILE.py:CALLABLE."""
+    weights: str | None = None
+    """File of its weights (safetensors, or a PyTorch checkpoint)."""
+    normalization: str | None = None
+    """Mean and standard deviation that the model needs: imagenet, cifar10, cifar100, half, none, or six numbers
+    'm,m,m/s,s,s'. Default: what comes with the weights, else the training images' own."""
+    input_size: int | tuple[int, int] | None = None
+    """Height and width that images are resized to for the model, after the augmentation. Default: not at all, unless it
+    takes images of one size alone."""
+
+
+class TeacherWeights(Config):
+    """Where a teacher's weights come from, and the normalization that they need."""
+
+    teacher_weights: str | None = None
+    """File of the teacher's weights (safetensors, or a PyTorch checkpoint)."""
+    teacher_normalization: str | None = None
+    """Mean and standard deviation that the teacher needs: imagenet, cifar10, cifar100, half, none, or six numbers
+    'm,m,m/s,s,s'. Default: what comes with its weights, else the training images' own (explain: ImageNet's)."""
+
+
+class TeacherOptions(TeacherWeights):
+    """A teacher for a data set: its classes and its images, too."""
+
+    teacher_classes: str | None = None
+    """File (YAML or JSON) of lines NAME: CLASS for a teacher of other classes: from each of the data's classes to one of the
+    teacher's, by name or index, or a list of several. Default: by equal names, where the teacher's are known and hold all."""
+    teacher_input_size: int | tuple[int, int] | None = None
+    """Height and width that images are resized to for the teacher, after the augmentation. Default: not at all, unless it
+    takes images of one size alone."""
+
+
+class StudentOptions(Config):
+    """A student, where its weights come from, and the normalization that they need."""
+
+    student: Spec
+    """The student, a SPEC as the teacher is."""
+    student_weights: str | None = None
+    """File of weights that the student starts from; explain shows a student without weights untrained."""
+    student_normalization: str | None = None
+    """Mean and standard deviation that the student needs, in the words of teacher_normalization."""
+
+
+class PairOptions(Config):
+    """Which stages of two networks belong together."""
+
+    pairs: str | None = None
+    """Which stages teach which, as 'TEACHER_MODULE:STUDENT_MODULE,...'. Default: matched by stride from the deep end."""
+
+
+class CacheOptions(Config):
+    """Where the teacher's answers are stored."""
+
+    cache: str | None = None
+    """Folder of teacher caches: the teacher's answers are stored there, and it runs only for images that it has not answered
+    in that view. Default: it runs in every step."""
+    cache_views: int | None = Field(None, gt=0)
+    """How many views are drawn of endless augmentation, such as resized_crop, before they come round again."""
+    cache_logits: int | None = Field(None, gt=0)
+    """Store only that many of the teacher's largest logits, and the sum of the others' probabilities: for many
+    classes. Temperatures above 1 then make too much of the others, being alike. Default: all of them."""
+
+    @model_validator(mode="after")
+    def _logits_of_a_cache(self) -> Self:
+        if self.cache_logits is not None and self.cache is None:
+            raise ValueError("`cache_logits` says what a cache stores: name its folder with `cache`")
+        return self
+
+
+class Recipe(DataOptions):
+    """How a network is trained."""
+
+    out: str | None = None
+    """Folder of the run. Default: runs/ and a name made of the models and the seed."""
+    resume: bool = False
+    """Go on from the last checkpoint in the folder of the run."""
+    epochs: int = Field(100, gt=0)
+    """Passes over the training images."""
+    augment: tuple[Literal["flip", "crop", "resized_crop", "trivial_augment", "rand_augment", "erase"], ...] | None = (
+        None
+    )
+    """Augmentations. Default: what suits the data set (crop and flip for small photographs)."""
+    mixup: float = Field(0.0, ge=0)
+    """Alpha of mixup, for example 0.2: every batch is mixed with itself, and its labels too; 0 for none."""
+    cutmix: float = Field(0.0, ge=0)
+    """Alpha of CutMix, for example 1. With both, each batch is mixed by one of them."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Optimiser of the student."""
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate. Default: 0.1 for sgd, 0.001 for adamw."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd."""
+    nesterov: bool = True
+    """Nesterov's form of the momentum of sgd."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Weight decay. Default: 0.0005 for sgd, 0.05 for adamw."""
+    schedule: Literal["cosine", "onecycle", "step", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up, step by step."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs of warm-up: linear from zero; of onecycle along half a cosine, and without a number for 30 % of the run."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Where the step schedule drops, as fractions of the run."""
+    gamma: float = Field(0.1, gt=0, le=1)
+    """Factor of each drop of the step schedule."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the gradient; larger ones are scaled down to it."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of the exponential moving average of the student's weights, for example 0.999; the averaged student is what
+    is validated and saved."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Compile the training step (torch.compile), which takes a minute or two. auto: where the run is expected to take ten
+    minutes or more."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of initialisation, order and augmentation."""
+
+    @field_validator("milestones")
+    @classmethod
+    def _fractions(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < milestone < 1 for milestone in milestones) or list(milestones) != sorted(milestones):
+            raise ValueError("must be rising fractions of the run between 0 and 1, such as 0.5 0.75")
+        return milestones
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"`warmup_epochs` of {self.warmup_epochs:g} leave nothing of {self.epochs} epochs: give fewer"
+            )
+        if self.batch_size < 2:
+            raise ValueError(
+                "`batch_size` must be at least 2 in training: batch normalisation needs more than one image"
+            )
+        return self
+
+
+def at_least_a_pixel(size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+    if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
+        raise ValueError("must be at least 1 pixel")
+    return size

@@ -1,0 +1,55 @@
+"""Batches: what a run draws its samples from, whoever cuts or decodes them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+from angularkd.data.loaders.order import EpochOrder
+from angularkd.data.views.tables import Views
+from angularkd.types import Batch
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """What a run draws its batches from: a `ResidentLoader`, a `StreamingLoader`, or `MixedBatches` of one of them."""
+
+    @property
+    def views(self) -> Views:
+        """Return the augmentations: epoch e shows view e, mod their number."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Return the number of samples of a full batch."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of batches an epoch."""
+        ...
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch."""
+        ...
+
+
+@runtime_checkable
+class OrderedBatches(Batches, Protocol):
+    """Batches of samples as they are, in an order that can be exchanged."""
+
+    order: EpochOrder
+
+
+def in_order(batches: Batches) -> Batches:
+    """Return the same views of the same images, but all samples in their order, none left out.
+
+    Raises:
+        TypeError: The batches are mixed, so that their images depend on the order.
+    """
+    if not isinstance(batches, OrderedBatches):
+        raise TypeError(f"expected the batches of a loader, got {type(batches).__name__}: mixed images have one order")
+    ordered = copy.copy(batches)
+    ordered.order = replace(batches.order, shuffle=False, drop_last=False)
+    return ordered

@@ -1,0 +1,42 @@
+"""Mixed batches: those of a loader after mixup or CutMix, for the student and the teacher alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from angularkd.data.loaders.batches import Batches
+from angularkd.data.views.mixing import Mixing
+from angularkd.data.views.tables import Views
+from angularkd.types import Batch
+
+
+class MixedBatches:
+    """The batches of a loader, each mixed with itself.
+
+    Args:
+        batches: The loader.
+        mixing: What is done to each batch, given the epoch and the number of the batch in it.
+    """
+
+    def __init__(self, batches: Batches, mixing: Mixing) -> None:
+        self.batches = batches
+        self.mixing = mixing
+
+    @property
+    def views(self) -> Views:
+        """Return the augmentations of the images before they are mixed."""
+        return self.batches.views
+
+    @property
+    def batch_size(self) -> int:
+        """Return the number of samples of a full batch."""
+        return self.batches.batch_size
+
+    def __len__(self) -> int:
+        """Return the number of batches an epoch."""
+        return len(self.batches)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the mixed batches of an epoch."""
+        for number, batch in enumerate(self.batches.epoch(epoch)):
+            yield self.mixing(batch, epoch, number)

@@ -1,0 +1,193 @@
+"""What the losses check of their options and inputs, and how they bring both sides to one precision.
+
+Every check stands here once, so that all losses refuse the same thing in the same words. A check raises InputError, which names
+the stage or the loss, and says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from angularkd.errors import InputError, StageError
+from angularkd.features import match_sizes, to_map, widen
+from angularkd.types import Reduction
+
+Pairs = list[tuple[Tensor, Tensor]]
+"""One (student, teacher) a stage."""
+
+Maps = Float[Tensor, "maps height width"]
+
+
+def refusal(where: int | str, reason: str) -> InputError:
+    """Return the error about a stage (its position among the paired ones) or about a whole loss (its name)."""
+    return StageError(where, reason) if isinstance(where, int) else InputError(f"{where}: {reason}")
+
+
+# Options
+
+
+def require_positive(option: str, value: float, usual: float) -> float:
+    """Return the value. Raises InputError, naming the usual one, unless it is above 0."""
+    if not value > 0:
+        raise InputError(f"{option} must be positive, got {value}: the usual value is {usual:g}")
+    return value
+
+
+def require_weight(option: str, value: float) -> float:
+    """Return the value. Raises InputError unless it is 0 or more."""
+    if not value >= 0:
+        raise InputError(f"{option} is a weight and must not be negative, got {value}: 0 leaves that part out")
+    return value
+
+
+def require_share(option: str, value: float, usual: float) -> float:
+    """Return the value. Raises InputError, naming the usual one, unless it lies in 0..1, 1 excluded."""
+    if not 0 <= value < 1:
+        raise InputError(f"{option} must lie in 0..1 (1 excluded), got {value}: the usual value is {usual:g}")
+    return value
+
+
+def require_at_least(option: str, value: float, least: int, remedy: str) -> None:
+    """Raise InputError, ending with the remedy, unless the value is `least` or more."""
+    if not value >= least:
+        raise InputError(f"{option} must be at least {least}, got {value}: {remedy}")
+
+
+def checked_levels(levels: Sequence[int]) -> tuple[int, ...]:
+    """Return the sides of pooling grids as a tuple. Raises InputError for one below 1."""
+    if any(level < 1 for level in levels):
+        raise InputError(
+            f"levels are the sides of pooling grids and must be 1 or more, got {list(levels)}: use [4, 2, 1]"
+        )
+    return tuple(levels)
+
+
+# Features of paired stages
+
+
+def require_paired(loss: str, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> None:
+    """Raise InputError, naming the loss, unless the sequences over the stages are equally long and not empty."""
+    if len(student_features) != len(teacher_features) or not student_features:
+        raise InputError(
+            f"{loss} pairs stages one to one, got {len(student_features)} of the student and "
+            f"{len(teacher_features)} of the teacher: pass two equally long, non-empty sequences"
+        )
+
+
+def stage_pairs(loss: str, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Pairs:
+    """Return the features as one (student, teacher) a stage, both of the student's type, float32 at least.
+
+    Args:
+        loss: its name, for the error.
+        student_features: [batch, channel, height, width], one a stage.
+        teacher_features: the teacher's, of any channels and sizes; they come back detached.
+
+    Raises:
+        InputError: when the sequences are not equally long or empty, a tensor has other dimensions, or the batches differ.
+    """
+    require_paired(loss, student_features, teacher_features)
+    pairs: Pairs = []
+    for index, (student, teacher) in enumerate(zip(student_features, teacher_features, strict=True)):
+        require_features(index, "student", student)
+        require_features(index, "teacher", teacher)
+        require_equal_batches(index, student, teacher)
+        pairs.append(one_precision(student, teacher))
+    return pairs
+
+
+def map_pair(stage: int, student: Tensor, teacher: Tensor, reduction: Reduction) -> tuple[Maps, Maps]:
+    """Return the attention maps of one stage, float32 at least, of the smaller height and the smaller width of the two.
+
+    Args:
+        stage: its position, for the error.
+        student: features [batch, channel, height, width], or their map [batch, height, width] where it was made already.
+        teacher: the same of the teacher; its map comes back detached.
+        reduction: the attention mechanism that makes the maps.
+
+    Raises:
+        InputError: naming the stage, when a tensor has other dimensions, the batches differ, or one position is left: of unit
+            length such a map is a constant, without a gradient.
+    """
+    require_features(stage, "student", student, maps=True)
+    require_features(stage, "teacher", teacher, maps=True)
+    student, teacher = to_map(student, reduction), to_map(teacher.detach(), reduction)
+    require_equal_batches(stage, student, teacher)
+    student, teacher = match_sizes(student, teacher)
+    require_positions(stage, student)
+    return student, teacher
+
+
+def require_features(stage: int, owner: str, features: Tensor, maps: bool = False) -> None:
+    """Raise InputError unless the tensor is [batch, channel, height, width], or a map of it where `maps` are taken too."""
+    if features.ndim != 4 and not (maps and features.ndim == 3):
+        expected = "[batch, channel, height, width]" + (" or [batch, height, width]" if maps else "")
+        raise refusal(
+            stage,
+            f"expected the {owner}'s features as {expected}, got {list(features.shape)}: "
+            "take the stage before it is pooled, flattened or reduced",
+        )
+
+
+def require_equal_channels(stage: int, student: Tensor, teacher: Tensor, remedy: str) -> None:
+    """Raise InputError, ending with the remedy, unless both features have the same number of channels."""
+    if student.shape[1] != teacher.shape[1]:
+        raise refusal(
+            stage,
+            f"the student has {student.shape[1]} channels, the teacher {teacher.shape[1]}, "
+            f"and they must be equal: {remedy}",
+        )
+
+
+def require_positions(stage: int, features: Tensor) -> None:
+    """Raise InputError for features, or a map, of a single position."""
+    if features.shape[-2] * features.shape[-1] < 2:
+        raise refusal(stage, "a 1x1 map has no direction to learn: leave this stage out, or use larger images")
+
+
+# Batches
+
+
+def require_equal_batches(where: int | str, student: Tensor, teacher: Tensor) -> None:
+    """Raise InputError, naming the stage or the loss, unless both sides hold equally many samples."""
+    if student.shape[0] != teacher.shape[0]:
+        raise refusal(
+            where,
+            f"the student's batch holds {student.shape[0]} samples, the teacher's {teacher.shape[0]}: "
+            "give both the same images",
+        )
+
+
+def require_samples(loss: str, batch: Tensor, at_least: int = 2) -> None:
+    """Raise InputError, naming the loss, for a batch too small to compare its samples with each other."""
+    if batch.shape[0] < at_least:
+        raise InputError(
+            f"{loss} compares the samples of a batch with each other and needs at least {at_least}, "
+            f"got {batch.shape[0]}: use a larger batch, or drop the last one"
+        )
+
+
+def embedding_pair(
+    loss: str, student_embedding: Tensor, teacher_embedding: Tensor, at_least: int = 2
+) -> tuple[Tensor, Tensor]:
+    """Return two embeddings [batch, dim], both of the student's type, float32 at least, the teacher's detached.
+
+    Raises InputError, naming the loss, for unequal batches and for one of fewer samples than `at_least`.
+    """
+    require_equal_batches(loss, student_embedding, teacher_embedding)
+    require_samples(loss, student_embedding, at_least)
+    return one_precision(student_embedding, teacher_embedding)
+
+
+def full_precision(values: Tensor) -> torch.autocast:
+    """Return a context without autocast on the values' device, so that no product is rounded to half precision."""
+    return torch.autocast(values.device.type, enabled=False)
+
+
+def one_precision(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both sides in the student's type, float32 at least, the teacher's detached."""
+    student = widen(student)
+    return student, teacher.detach().to(student.dtype)

@@ -1,0 +1,88 @@
+"""From a configuration to the parts of an evaluation: one model, perhaps beside its teacher, and the images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightning_fabric import Fabric
+
+from angularkd.config import EvaluateConfig
+from angularkd.data import Batches, DataSet
+from angularkd.errors import InputError
+from angularkd.models import (
+    Classifier,
+    check_class_order,
+    check_trained,
+    fit_to_images,
+    open_classifier,
+    with_classes,
+    with_preprocessing,
+)
+from angularkd.system.devices import open_fabric, place, resolve_precision
+from angularkd.training.build import images_at_once, open_teacher
+from angularkd.training.build_data import Data, as_size, sized
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The parts of an evaluation, on the device and in evaluation mode.
+
+    Attributes:
+        batches: every image of the split once, in order.
+    """
+
+    fabric: Fabric
+    data: Data
+    batches: Batches
+    model: Classifier
+    teacher: Classifier | None
+
+
+def build_evaluation(config: EvaluateConfig, dataset: DataSet) -> Evaluation:
+    """Build everything that `evaluate` needs.
+
+    Args:
+        config: the configuration.
+        dataset: what `open_dataset` returned for it.
+
+    Raises:
+        InputError: for models that were never trained, or tell apart other classes than the data has.
+    """
+    config = config.model_copy(update={"precision": resolve_precision(config.device, config.precision)})
+    fabric = open_fabric(config.device, config.precision)
+    model = open_classifier(
+        config.model, len(dataset.classes), weights=config.weights, normalization=config.normalization, pretrained=True
+    )
+    check_trained(model, "model")
+    if config.classes is not None:
+        model = with_classes(model, config.classes, dataset.classes)
+    teacher = open_teacher(config, config.teacher, dataset.classes) if config.teacher is not None else None
+    unknown = any(classifier is not None and classifier.preprocessing is None for classifier in (model, teacher))
+    data = sized(config, dataset, fabric.device, model, teacher, {config.split, "train"} if unknown else {config.split})
+    sizes = {"model": (model, config.input_size), "teacher": (teacher, config.teacher_input_size)}
+    for role, (classifier, _) in sizes.items():
+        if classifier is not None:
+            _check_classes(classifier, dataset, role)
+    stats = data.channel_stats(data.load("train")) if unknown else ((), ())
+    ready = {}
+    for role, (classifier, size) in sizes.items():
+        if classifier is not None:
+            fitted = fit_to_images(
+                with_preprocessing(classifier, stats), data.size_of(config.split), as_size(size), role
+            )
+            place(fitted.module, fabric.device)
+            fitted.module.eval()
+            ready[role] = fitted
+    model, teacher = ready["model"], ready.get("teacher")
+    at_once = images_at_once(fabric, data, config.split, config.batch_size, model, teacher)
+    return Evaluation(fabric, data, data.batches(config.split, at_once), model, teacher)
+
+
+def _check_classes(classifier: Classifier, dataset: DataSet, role: str) -> None:
+    if classifier.outputs != len(dataset.classes):
+        parameter = "classes" if role == "model" else "teacher_classes"
+        raise InputError(
+            f"the {role} tells apart {classifier.num_classes} classes, the data has {len(dataset.classes)}: "
+            f"give one trained on these classes, or say with `{parameter}` which of its classes are the data's"
+        )
+    check_class_order(classifier, dataset.classes, role)

@@ -1,0 +1,38 @@
+"""Means of a training epoch, added up on the device: no step waits for them."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from angularkd.types import Distilled
+
+
+class TrainingMeter:
+    """Means over an epoch of the total loss, each loss term and the training accuracy. They are added up on the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self.images = 0
+
+    def update(self, out: Distilled, labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"]) -> None:
+        """Add a step.
+
+        Args:
+            out: what the step's losses gave.
+            labels: classes, or soft labels, which count as the class of their largest share.
+        """
+        count = len(labels)
+        classes = labels.argmax(dim=1) if labels.ndim == 2 else labels
+        hits = (out.student_logits.detach().argmax(dim=1) == classes).sum()
+        values = {name: value.detach() * count for name, value in {"loss": out.total, **out.terms}.items()}
+        for name, value in {**values, "train_accuracy": hits.float()}.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self.images += count
+
+    def compute(self) -> dict[str, float]:
+        """Return the means so far, by name; reading them waits for the device."""
+        names = list(self._sums)
+        values = torch.stack([self._sums[name].float() for name in names]).tolist()
+        return {name: value / self.images for name, value in zip(names, values, strict=True)}
