@@ -195,7 +195,7 @@ def test_no_loss_is_named_outside_of_the_losses_and_the_defaults() -> None:
 
     for file in (*PACKAGE.glob("training/*.py"), *PACKAGE.glob("data/**/*.py"), *PACKAGE.glob("distillation/*.py")):
         strings = {n.value for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Constant)}
-        allowed = {"ce"} if name_of(file) == "training/build" else set()
+        allowed = {"training/build": {"ce"}, "distillation/teacher_cache": {"ab"}}.get(name_of(file), set())  # ab: to append
         assert not (set(LOSSES) & strings) - allowed, file
 
 

@@ -1,4 +1,4 @@
-"""The one exception that says: the input cannot be used, and this is what to do about it."""
+"""The exceptions for input that cannot be used: each says in one line what to do about it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used. The message is one line: what was expected, what came, what to do."""
+    """An error about something that the user gave. The message is one line: what was expected, what came, what to do."""
 
 
 class StageError(InputError):
-    """Something about one stage does not fit; whoever knows the stages' names may add them.
+    """An error about one stage; whoever knows the stages' names may add them.
 
-    stage: its position among the paired stages. reason: what does not fit.
+    Args:
+        stage: its position among the paired stages.
+        reason: what does not fit.
     """
 
     def __init__(self, stage: int, reason: str) -> None:
@@ -23,6 +25,6 @@ class StageError(InputError):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """The names in `known` most like `name`, as a phrase to end an error with; empty when nothing is alike."""
+    """Return a phrase to end an error with: the names in `known` most like `name`; empty when nothing is alike."""
     matches = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""

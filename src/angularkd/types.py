@@ -1,4 +1,4 @@
-"""The values that flow between the parts: batches in, signals through, loss terms out."""
+"""The values that flow between the rooms: batches in, signals through, loss terms out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Features = list[Tensor]
-"""One tensor a stage: [batch, channel, height, width], or [batch, height, width] where only a map of it was kept."""
+"""One tensor a stage: [batch, channel, height, width], or [batch, height, width] where only a map of it was extracted."""
 
 Logits = Float[Tensor, "batch classes"]
 
@@ -20,9 +20,11 @@ Source = Literal["features", "gradients", "tokens"]
 
 @runtime_checkable
 class Reduction(Protocol):
-    """What is kept of a stage, as maps [batch, height, width]; hashable, so that equal wishes are met once.
+    """What turns a stage's features into maps [batch, height, width]; hashable, so that losses with equal reductions share them.
 
-    signals: fields of `Signals` that it looks at beside the features.
+    Attributes:
+        source: what it is called with.
+        signals: fields of `Signals` that it uses beside the features.
     """
 
     source: ClassVar[Source]
@@ -30,7 +32,7 @@ class Reduction(Protocol):
     @property
     def signals(self) -> frozenset[str]: ...
 
-    def __call__(self, *looked_at: Any) -> Tensor: ...
+    def __call__(self, *inputs: Any) -> Tensor: ...
 
 
 Terms = dict[str, Tensor]
@@ -41,11 +43,12 @@ Terms = dict[str, Tensor]
 class Batch:
     """A batch of augmented images and where they came from.
 
-    images:  float32 RGB in 0..1, [batch, 3, height, width], channels_last in memory, on the loader's device;
-             not normalised, because teacher and student may each want a mean and a standard deviation of their own.
-    labels:  class indices, or soft labels where images were mixed: a share of each class.
-    indices: row of each sample in its split, on the host, where a cache looks them up without waiting for the device.
-    view:    which augmentation of the samples this is: (index, view) names an image for good; None where images were mixed.
+    Attributes:
+        images: float32 RGB in 0..1, [batch, 3, height, width], channels_last in memory, on the loader's device;
+            not normalised, because teacher and student may each need a mean and a standard deviation of their own.
+        labels: class indices, or soft labels where images were mixed: a share of each class.
+        indices: row of each sample in its split, on the host, where a cache reads them without waiting for the device.
+        view: which augmentation of the samples this is: (index, view) names an image for good; None where images were mixed.
     """
 
     images: Float[Tensor, "batch 3 height width"]
@@ -56,11 +59,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Signals:
-    """Everything a loss may look at, by the name it asks for it; what no loss of a run asks for is absent.
+    """Everything a loss may use, by name; what no loss of a run uses is absent.
 
-    labels, indices: of the batch's samples: their classes, and their rows in the training split.
-    embeddings: [batch, dim], what a model's classification layer gets.
-    The features of the paired stages come once for each reduction that some loss wants, `None` being the features whole.
+    Attributes:
+        labels, indices: classes of the batch's samples, and their rows in the training split.
+        student_logits, teacher_logits: [batch, classes].
+        student_embedding, teacher_embedding: [batch, dim], the input of a model's classification layer.
+        student_features, teacher_features: those of the paired stages, once for each reduction that some loss uses; `None` stands
+            for whole features.
     """
 
     labels: Tensor | None = None
@@ -77,10 +83,12 @@ class Signals:
 class LossContext:
     """What losses with learned parts are built for: two models, their paired stages, and a training split.
 
-    student_shapes, teacher_shapes: (channels, height, width) of each paired stage.
-    student_dim, teacher_dim: width of the embeddings, 0 where the model has no classification layer to look behind.
-    head_weight: of the teacher's classification layer, [classes, teacher_dim].
-    labels: class of each row of the training split; num_samples: its length.
+    Attributes:
+        student_shapes, teacher_shapes: (channels, height, width) of each paired stage.
+        student_dim, teacher_dim: width of the embeddings, 0 where no loss uses them.
+        head_weight: weight of the teacher's classification layer, [classes, teacher_dim].
+        labels: class of each row of the training split.
+        num_samples: its length.
     """
 
     student_shapes: tuple[tuple[int, int, int], ...] = ()
@@ -93,7 +101,7 @@ class LossContext:
 
 
 class Distilled(NamedTuple):
-    """What a training step needs: the loss to differentiate, its weighted terms by name, and the student's logits."""
+    """The result of a training step: the loss to differentiate, its weighted terms by name, and the student's logits."""
 
     total: Float[Tensor, ""]
     terms: Terms

@@ -1,4 +1,4 @@
-"""The teacher's answers by (sample, view), memory-mapped on disk: a teacher that is paid for once.
+"""The teacher's answers by (sample, view), memory-mapped on disk, so that the teacher is paid for once.
 
 A cache is a folder named by what its answers depend on. Each field of an answer (the logits, the embedding, the map of a
 stage) is one array of rows, one a (view, sample), beside a byte a row that says whether it was written:
@@ -38,7 +38,7 @@ ENDINGS = {"float16": "f16", "int32": "i32"}
 
 @dataclass(frozen=True)
 class Field:
-    """One part of the teacher's answer to an image: its name, its shape for one sample, and the type it is kept in."""
+    """One part of the teacher's answer to an image: its name, its shape for one sample, and the type it is stored in."""
 
     name: str
     shape: tuple[int, ...]
@@ -46,16 +46,17 @@ class Field:
 
     @property
     def row_bytes(self) -> int:
-        """Of one sample."""
+        """Return the bytes of one sample."""
         return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
     @property
     def ending(self) -> str:
+        """Return the ending of its file's name."""
         return ENDINGS[self.dtype]
 
     @property
     def file(self) -> str:
-        """A file's name without its ending, different for different fields."""
+        """Return its file's name without the ending, different for different fields."""
         readable = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.name)[:60]
         return f"{readable}-{_digest(self.name, self.shape)[:8]}"
 
@@ -64,9 +65,13 @@ class Field:
 class About:
     """What a teacher's answers depend on; equal ones share a cache.
 
-    teacher: fingerprint of its weights and code; preprocessing: what is done to images before it, and to its classes behind
-    it; precision: of its arithmetic; data: fingerprint of the decoded training
-    images in their order; views: the augmentation, its seed and sizes. samples, views_count: rows of every field.
+    Attributes:
+        teacher: fingerprint of its weights and code.
+        preprocessing: what is done to images before it, and to its classes behind it.
+        precision: of its arithmetic.
+        data: fingerprint of the decoded training images in their order.
+        views: the augmentation, its seed and sizes.
+        samples, views_count: how many images and views there are, whose product is the rows of every field.
     """
 
     teacher: str
@@ -79,6 +84,7 @@ class About:
 
     @property
     def key(self) -> str:
+        """Return the name of the cache's folder."""
         return _digest(json.dumps(asdict(self), sort_keys=True))[:16]
 
 
@@ -86,11 +92,12 @@ class TeacherCache:
     """A cache on disk; its files are made when the first answer is written.
 
     Args:
-        folder: that holds caches.
+        folder: the folder that holds caches.
         about: which of them.
-        fields: what is wanted of it; others that it holds are left alone.
+        fields: what is used of it; others that it holds are left alone.
 
-    Raises InputError for files that are not as long as they must be, and where the disk has no room for what is missing.
+    Raises:
+        InputError: for files that are not as long as they must be, and where the disk has no room for what is missing.
     """
 
     def __init__(self, folder: Path, about: About, fields: Sequence[Field]) -> None:
@@ -103,31 +110,31 @@ class TeacherCache:
 
     @property
     def rows(self) -> int:
-        """Answers of a full cache: samples in all views."""
+        """Return the number of answers of a full cache: samples in all views."""
         return self.about.views_count * self.about.samples
 
     @property
     def size_bytes(self) -> int:
-        """Of the wanted fields, once they are full."""
+        """Return the size of the used fields, once they are full."""
         return self.rows * sum(field.row_bytes + 1 for field in self.fields)
 
     @property
     def filled(self) -> float:
-        """The share of rows that hold all wanted fields."""
+        """Return the share of rows that hold all used fields."""
         return 1 - self.missing_rows / self.rows
 
     @property
     def missing_rows(self) -> int:
-        """Answers that a full cache has and this one has not."""
+        """Return the number of answers that a full cache has and this one has not."""
         return self.rows - int(self._held(slice(None)).sum()) if self._there else self.rows
 
     def missing(self, view: int, indices: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
-        """Which samples of a batch are not there yet."""
+        """Say which samples of a batch are not there yet."""
         rows = self._rows(view, indices)
         return torch.from_numpy(~self._held(rows) if self._there else np.ones(len(rows), dtype=bool))
 
     def write(self, view: int, indices: Int[Tensor, " batch"], values: Mapping[str, Tensor]) -> None:
-        """Keep the answers to some samples of a view: for each field [batch, *shape], rounded to the field's type."""
+        """Store the answers to some samples of a view: for each field [batch, *shape], rounded to the field's type."""
         self._make()
         rows = self._rows(view, indices)
         for field in self.fields:
@@ -136,14 +143,14 @@ class TeacherCache:
             self._done[field.name][rows] = 1
 
     def read(self, view: int, indices: Int[Tensor, " batch"], device: torch.device) -> dict[str, Tensor]:
-        """The answers to samples of a view, as float32, or int64 where they are whole. All of them must be there."""
+        """Return the answers to samples of a view, as float32, or int64 where they are whole. All of them must be there."""
         rows = self._rows(view, indices)
         read = {}
         for field in self.fields:
-            kept = torch.from_numpy(self._values[field.name][rows])
-            kept = kept.pin_memory() if device.type == "cuda" else kept  # so that the copy does not wait for the device
-            on_device = kept.to(device, non_blocking=True)
-            read[field.name] = on_device.float() if kept.is_floating_point() else on_device.long()
+            stored = torch.from_numpy(self._values[field.name][rows])
+            stored = stored.pin_memory() if device.type == "cuda" else stored  # so that the copy does not wait for the device
+            on_device = stored.to(device, non_blocking=True)
+            read[field.name] = on_device.float() if stored.is_floating_point() else on_device.long()
         return read
 
     def flush(self) -> None:
@@ -186,7 +193,7 @@ class TeacherCache:
         return {field.ending: self.rows * field.row_bytes, "done": self.rows}
 
     def _make(self) -> None:
-        """Make the files that are not there, empty and sparse: of processes that do it at once, none disturbs another."""
+        """Create the files that are not there, empty and sparse: of processes that do it at once, none disturbs another."""
         if self._there:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -218,7 +225,7 @@ class TeacherCache:
         if needed > free:
             raise InputError(
                 f"the teacher cache needs {needed / 2**30:.1f} GiB in {folder}, which has {free / 2**30:.1f} GiB left: "
-                "give another folder, fewer views with --cache-views, or leave out --cache"
+                "give another folder, fewer views with `cache_views`, or leave out `cache`"
             )
 
 
