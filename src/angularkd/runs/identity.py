@@ -1,0 +1,35 @@
+"""The identity of a run: the options that must be equal for a resumption to be of the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from angularkd.errors import InputError
+
+MAY_DIFFER = ("out", "resume", "device", "workers", "compile", "insist")
+"""Options in which a run and its resumption may differ."""
+
+
+def identity_of(command: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells a run from another: its command, and its options but for those in MAY_DIFFER."""
+    return {"command": command, **{name: value for name, value in options.items() if name not in MAY_DIFFER}}
+
+
+def check_identity(folder: object, stored: Mapping[str, Any] | None, current: Mapping[str, Any]) -> None:
+    """Check that a run in a folder is the one that is to be resumed.
+
+    Args:
+        folder: of the run, for the message.
+        stored: the identity of the run there, None where it cannot be read.
+        current: the identity of the run that would go on.
+
+    Raises:
+        InputError: where they differ, naming the options in which they do.
+    """
+    differing = [name for name, value in current.items() if stored is None or stored.get(name) != value]
+    if differing:
+        raise InputError(
+            f"the run in {folder} was started with another {', '.join(differing)}: "
+            "resume with the same options (its config.yaml), or give another `out`"
+        )
