@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.datasets import load_digits
 
 import angularkd
 from angularkd.config import TrainConfig
-from angularkd.data import DataSet, ResidentLoader, StreamingLoader, open_data
-from angularkd.data import SOURCES, SourceRow
+from angularkd.data import SOURCES, DataSet, ResidentLoader, SourceRow, StreamingLoader, open_data
 from angularkd.data.stores import ArrayStore, EncodedStore
 from angularkd.errors import InputError
 from angularkd.models import open_classifier
-from angularkd.training import build_data
-from angularkd.training import build_training
-from angularkd.training import open_dataset
+from angularkd.training import build_data, build_training, open_dataset
 from angularkd.training.build_data import Data, sized, training_batches
 
 SPLITS = ("train", "val", "test")
@@ -111,7 +109,7 @@ def test_bad_images_are_searched_for_once(photographs, decoded) -> None:
             resident = data.load(split)
             assert resident is not None
             assert resident.labels.tolist() == data.dataset.splits[split].labels.tolist()
-            assert resident.image_size == size or (32, 32)
+            assert resident.image_size == (size or (32, 32))
         if before:
             assert sum(decoded.values()) - sum(before.values()) == (87 if size else 0)
     assert max(decoded.values()) == 2
@@ -178,6 +176,10 @@ def test_digits_are_rendered_from_their_originals(opened) -> None:
     expected = open_data("digits", image_size=(20, 12))
     assert isinstance(large.train.store, ArrayStore) and isinstance(expected.train.store, ArrayStore)
     assert np.array_equal(large.train.store.pixels, expected.train.store.pixels)
+    assert small.val[0][0].shape == (4, 4, 3) and large.val[0][0].shape == (20, 12, 3)
+    grey = torch.from_numpy(load_digits().images / 16.0 * 255.0)[:, None]
+    grey = torch.nn.functional.interpolate(grey, size=(20, 12), mode="bilinear", antialias=True, align_corners=False)
+    assert np.array_equal(large.train.store.pixels[..., 1], grey[:, 0].round().byte().numpy())
     assert large.train.store is large.val.store is large.test.store and large.at_size((20, 12)).train is large.train
 
 

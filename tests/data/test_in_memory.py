@@ -12,16 +12,23 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
-from angularkd.data import in_memory, statistics
-from angularkd.data import decode_image
+from angularkd.data import (
+    ResidentImages,
+    Split,
+    channel_stats,
+    decode_image,
+    fit,
+    fits_memory,
+    in_memory,
+    load_resident,
+    open_data,
+    sampled_channel_stats,
+    statistics,
+)
 from angularkd.data.decode import image_size
-from angularkd.data import ResidentImages, fit, fits_memory, load_resident
 from angularkd.data.in_memory import load_readable
-from angularkd.data import open_data
 from angularkd.data.sources.folders import FileStore, open_folder
-from angularkd.data import Split
 from angularkd.data.splits import whole
-from angularkd.data import channel_stats, sampled_channel_stats
 from angularkd.data.stores import ArrayStore
 from angularkd.errors import InputError
 

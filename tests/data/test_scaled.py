@@ -13,11 +13,9 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from angularkd.data import decode_image
+from angularkd.data import decode_image, fit, open_data
 from angularkd.data.decode import ORIENTATION_TAG
-from angularkd.data import fit
-from angularkd.data import open_data
-from angularkd.data.scaled import region_of, show
+from angularkd.data.scaled import read_scaled, region_of
 from angularkd.data.sources.folders import FileStore
 from angularkd.data.stores import ArrayStore
 from angularkd.errors import InputError
@@ -85,7 +83,7 @@ def test_a_box_of_the_fitted_image_is_read_from_the_original(height, width, wher
     rows = triangle_weights(top, where[2] * scale, 32, height)
     columns = triangle_weights(left, where[3] * scale, 24, width)
     expected = np.einsum("yh,hwc,xw->yxc", rows, original, columns)
-    shown = show(ArrayStore("a", original[None]), 0, image_size, box(*where))
+    shown = read_scaled(ArrayStore("a", original[None]), 0, image_size, box(*where))
     assert shown.shape == (32, 24, 3)
     assert np.abs(shown - expected).max() <= 1.01  # two roundings to whole levels
 
@@ -94,16 +92,16 @@ def test_a_box_of_the_fitted_image_is_read_from_the_original(height, width, wher
 def test_the_whole_box_is_the_fitted_image(height, width) -> None:
     original = photograph(height, width)
     store = ArrayStore("a", original[None])
-    assert np.array_equal(show(store, 0, (32, 24)), fit(original, (32, 24)))
-    assert np.array_equal(show(store, 0, (32, 24), box(0, 0, 32, 24)), fit(original, (32, 24)))
+    assert np.array_equal(read_scaled(store, 0, (32, 24)), fit(original, (32, 24)))
+    assert np.array_equal(read_scaled(store, 0, (32, 24), box(0, 0, 32, 24)), fit(original, (32, 24)))
 
 
 def test_a_small_box_keeps_detail_that_fitting_first_loses() -> None:
     stripes = np.zeros((1, 256, 256, 3), dtype=np.uint8)
     stripes[:, :, ::2] = 255
     store = ArrayStore("a", stripes)
-    assert show(store, 0, (32, 32)).std() < 2
-    assert show(store, 0, (32, 32), box(8, 8, 4, 4)).std() > 100
+    assert read_scaled(store, 0, (32, 32)).std() < 2
+    assert read_scaled(store, 0, (32, 32), box(8, 8, 4, 4)).std() > 100
 
 
 @pytest.mark.parametrize(
@@ -111,21 +109,21 @@ def test_a_small_box_keeps_detail_that_fitting_first_loses() -> None:
 )  # a box of `side` of 32 pixels has 12 * side / 32 pixels of the original for one shown: 12, 6, 3
 def test_a_jpeg_is_decoded_no_finer_and_no_coarser_than_the_box_needs(tmp_path, decoded_sizes, side, reduction) -> None:
     store = file_store(tmp_path / "a.jpg", jpeg(photograph(384, 384)))
-    show(store, 0, (32, 32), box(0, 0, side, side))
+    read_scaled(store, 0, (32, 32), box(0, 0, side, side))
     assert decoded_sizes == ([] if reduction is None else [(384 // reduction, 384 // reduction)])
 
 
 def test_the_axis_with_fewer_pixels_decides(tmp_path, decoded_sizes) -> None:
     store = file_store(tmp_path / "a.jpg", jpeg(photograph(384, 384)))
-    show(store, 0, (32, 32), box(0, 0, 32, 8))
-    show(store, 0, (32, 32), box(0, 0, 8, 32))
+    read_scaled(store, 0, (32, 32), box(0, 0, 32, 8))
+    read_scaled(store, 0, (32, 32), box(0, 0, 8, 32))
     assert decoded_sizes == [(192, 192)] * 2
 
 
 def test_an_image_without_a_box_is_decoded_whole(tmp_path, decoded_sizes) -> None:
     data = jpeg(photograph(384, 300))
     store = file_store(tmp_path / "a.jpg", data)
-    assert np.array_equal(show(store, 0, (32, 32)), fit(decode_image(data, "a"), (32, 32)))
+    assert np.array_equal(read_scaled(store, 0, (32, 32)), fit(decode_image(data, "a"), (32, 32)))
     assert decoded_sizes == []
 
 
@@ -138,7 +136,9 @@ def test_a_reduced_decoding_changes_little_however_the_image_is_turned(
     store = file_store(tmp_path / "a.jpg", data)
     whole = ArrayStore("a", decode_image(data, "a")[None])
     for where in (box(0, 0, 40, 40), box(8, 2, 30, 37), box(12, 12, 28, 28)):
-        difference = show(store, 0, (40, 40), where).astype(int) - show(whole, 0, (40, 40), where).astype(int)
+        difference = read_scaled(store, 0, (40, 40), where).astype(int) - read_scaled(whole, 0, (40, 40), where).astype(
+            int
+        )
         assert np.abs(difference).mean() < 1.0
         assert np.abs(difference).max() <= 10
     assert len(decoded_sizes) == 3
@@ -149,7 +149,9 @@ def test_every_kind_of_jpeg_becomes_rgb(tmp_path, decoded_sizes, mode) -> None:
     data = jpeg(Image.fromarray(photograph(200, 200)).convert(mode))
     store = file_store(tmp_path / "a.jpg", data)
     whole = ArrayStore("a", decode_image(data, "a")[None])
-    difference = show(store, 0, (20, 20), box(0, 0, 20, 20)) - show(whole, 0, (20, 20), box(0, 0, 20, 20)).astype(int)
+    difference = read_scaled(store, 0, (20, 20), box(0, 0, 20, 20)) - read_scaled(
+        whole, 0, (20, 20), box(0, 0, 20, 20)
+    ).astype(int)
     assert np.abs(difference).mean() < 1.0
     assert len(decoded_sizes) == 1
 
@@ -162,7 +164,7 @@ def test_what_cannot_be_decoded_is_named_in_one_line(tmp_path, name) -> None:
     with pytest.raises(InputError) as expected:
         decode_image(path.read_bytes(), str(path))
     with pytest.raises(InputError) as refusal:
-        show(FileStore([path]), 0, (20, 20), box(0, 0, 20, 20))
+        read_scaled(FileStore([path]), 0, (20, 20), box(0, 0, 20, 20))
     assert str(refusal.value) == str(expected.value)
     assert "\n" not in str(refusal.value)
 
@@ -191,9 +193,9 @@ def write_shard(folder: Path, data: bytes) -> str:
 def test_every_store_of_encoded_images_is_read_at_a_reduced_size(tmp_path, decoded_sizes, write) -> None:
     data = jpeg(photograph(300, 300))
     split = open_data(write(tmp_path / "data", data), val_fraction=0.25).train
-    shown = show(split.store, int(split.rows[0]), (32, 32), box(0, 0, 32, 32))
+    shown = read_scaled(split.store, int(split.rows[0]), (32, 32), box(0, 0, 32, 32))
     assert decoded_sizes == [(75, 75)]
-    assert np.array_equal(shown, show(file_store(tmp_path / "a.jpg", data), 0, (32, 32), box(0, 0, 32, 32)))
+    assert np.array_equal(shown, read_scaled(file_store(tmp_path / "a.jpg", data), 0, (32, 32), box(0, 0, 32, 32)))
 
 
 def test_regions_stay_inside_of_the_image() -> None:

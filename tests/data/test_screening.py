@@ -11,16 +11,10 @@ from PIL import Image
 
 import angularkd
 from angularkd.config import EvaluateConfig, TrainConfig
-from angularkd.data import load_resident
+from angularkd.data import SPLITS, DataSet, load_resident, open_data, without_bad_images
 from angularkd.data.in_memory import find_bad_images
-from angularkd.data import DataSet, open_data
-from angularkd.data import without_bad_images
-from angularkd.data import SPLITS
 from angularkd.errors import InputError
-from angularkd.training import build_training
-from angularkd.training import open_dataset
-from angularkd.training import build_evaluation
-from angularkd.training import Job
+from angularkd.training import Job, build_evaluation, build_training, open_dataset
 
 
 @pytest.fixture

@@ -27,7 +27,15 @@ ORIENTATION_TAG = 0x0112
 
 
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "height width 3"]:
-    """The image as RGB. Raises InputError, which calls the image `name`, when it cannot be decoded or converted."""
+    """Decode an image into RGB.
+
+    Args:
+        data: The bytes of the file.
+        name: What an error calls the image.
+
+    Raises:
+        InputError: The image cannot be decoded or converted.
+    """
     pixels = _decode_plain_webp(data)
     if pixels is not None:
         return pixels
@@ -42,7 +50,11 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
-    """(height, width) after EXIF orientation, from the header alone where the format keeps EXIF there (PNG may not)."""
+    """Return (height, width) after EXIF orientation, from the header alone, where formats other than PNG have their EXIF.
+
+    Raises:
+        InputError: The header cannot be read; it calls the image `name`.
+    """
     image = _open(data, name)
     try:
         sideways = image.getexif().get(ORIENTATION_TAG) in range(5, 9)
@@ -84,9 +96,9 @@ def _scale_16_bit(image: Image.Image, name: str) -> Image.Image:
 
 
 def _decode_plain_webp(data: bytes) -> UInt8[np.ndarray, "height width 3"] | None:
-    """A WebP without extended header (no EXIF, no animation) by torchvision: Pillow's pixels in a third of the time.
+    """Decode a WebP without extended header (no EXIF, no animation) by torchvision: Pillow's pixels in a third of the time.
 
-    None for everything else, and for what torchvision cannot decode: Pillow then decodes it, or says why not.
+    Return None for everything else, and for what torchvision cannot decode: Pillow then decodes it, or says why not.
     """
     if data[:4] != b"RIFF" or data[8:16] not in (b"WEBPVP8 ", b"WEBPVP8L"):
         return None

@@ -1,12 +1,13 @@
-"""What a view shows of an image, from the image's own pixels: one resize, and no finer a decoding than it needs.
+"""Scaled reading: the part of an image that a view crops, from the image's own pixels, by one resize and no finer a decoding
+than that needs.
 
-A box is given in pixels of the fitted image (`resident.fit`: scaled until it just covers the image size, cut centrally).
+A box is given in pixels of the fitted image (`in_memory.fit`: scaled until it just covers the image size, cut centrally).
 The resident loader reads it there, so the pixels in a small box were made fewer before they are made more again. Here the
 box is mapped back into the original and resized once, bilinear with antialiasing: the same framing, sharper. Without a
-box both show the same pixels to the bit.
+box both give the same pixels to the bit.
 
 A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (libjpeg's scaled inverse transform) where that leaves the box at least
-REDUCTION_MARGIN times as many pixels a side as are shown. On photographs this changes the result by 0.5 to 0.9 levels
+REDUCTION_MARGIN times as many pixels a side as are returned. On photographs this changes the result by 0.5 to 0.9 levels
 of 255 in the mean, 10 at most; with a margin of 1 it would be 1 to 2.2, and 49.
 """
 
@@ -41,16 +42,16 @@ class Region(NamedTuple):
     bottom: float
 
     def resize(self, image: Image.Image, image_size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
-        """Show the rectangle at (height, width)."""
+        """Resize the rectangle to (height, width)."""
         box = (self.left, self.top, min(self.right, image.width), min(self.bottom, image.height))
         return np.asarray(image.resize((image_size[1], image_size[0]), Image.Resampling.BILINEAR, box=box))
 
     def pixels_for_one(self, image_size: tuple[int, int]) -> float:
-        """Pixels of the image for one that is shown, along the axis with fewer."""
+        """Return how many pixels of the image become one at `image_size`, along the axis where these are fewer."""
         return min((self.bottom - self.top) / image_size[0], (self.right - self.left) / image_size[1])
 
     def reduced(self, reduction: int, shift_right: int, shift_down: int) -> Region:
-        """The same in an image of which `reduction` pixels a side are one, behind a margin of so many pixels."""
+        """Return where it lies in an image of which `reduction` pixels a side are one, behind a margin of so many pixels."""
         return Region(
             (self.left + shift_right) / reduction,
             (self.top + shift_down) / reduction,
@@ -59,21 +60,29 @@ class Region(NamedTuple):
         )
 
 
-def show(
+def read_scaled(
     store: Store, row: int, image_size: tuple[int, int], box: Int[np.ndarray, " 4"] | None = None
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """One image of a store at `image_size`: fitted, or of the fitted image the box (top, left, height, width), enlarged.
+    """Read one image of a store at `image_size`: fitted, or of the fitted image one box, enlarged.
 
     Pixels next to the box play a part in its outermost pixels, as an antialiased resize weighs them.
-    Raises InputError when the image cannot be decoded.
+
+    Args:
+        store: Where the image is.
+        row: Its row.
+        image_size: (height, width) of the result.
+        box: Top, left, height and width in pixels of the fitted image; None for all of it.
+
+    Raises:
+        InputError: The image cannot be decoded.
     """
     if box is None:
         return fit(store.image(row), image_size)
     if isinstance(store, EncodedStore):
         data, name = store.encoded(row)
-        shown = _show_reduced(data, image_size, box)
-        if shown is not None:
-            return shown
+        pixels = _read_reduced(data, image_size, box)
+        if pixels is not None:
+            return pixels
         image = decode_image(data, name)
     else:
         image = store.image(row)
@@ -81,7 +90,13 @@ def show(
 
 
 def region_of(box: Int[np.ndarray, " 4"], image_size: tuple[int, int], original_size: tuple[int, ...]) -> Region:
-    """Where a box of the fitted image lies in the original; both sizes are (height, width)."""
+    """Return where a box of the fitted image lies in the original.
+
+    Args:
+        box: Top, left, height and width in pixels of the fitted image.
+        image_size: (height, width) of the fitted image.
+        original_size: (height, width) of the original.
+    """
     height, width = original_size
     scale = min(height / image_size[0], width / image_size[1])  # pixels of the original for one of the fitted image
     top, left = (height - scale * image_size[0]) / 2, (width - scale * image_size[1]) / 2
@@ -94,10 +109,10 @@ def region_of(box: Int[np.ndarray, " 4"], image_size: tuple[int, int], original_
     )
 
 
-def _show_reduced(
+def _read_reduced(
     data: bytes, image_size: tuple[int, int], box: Int[np.ndarray, " 4"]
 ) -> UInt8[np.ndarray, "height width 3"] | None:
-    """`show` of a JPEG decoded at a reduced size; None where it must be decoded whole, or where something is wrong."""
+    """Read a JPEG decoded at a reduced size; return None where it must be decoded whole, or where something is wrong."""
     try:
         image: Image.Image = Image.open(io.BytesIO(data))
         if not isinstance(image, JpegImageFile):

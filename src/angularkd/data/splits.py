@@ -1,6 +1,6 @@
 """Train, validation and test: which images belong to which, decided by one rule for every source.
 
-The test split is never looked at before the end: where a source has only `train` and `val` (ImageNet and its children),
+The test split is not used before the end: where a source has only `train` and `val` (ImageNet and its children),
 `val` is the test split and validation images are drawn from `train`.
 """
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from angularkd.data import Split
 from angularkd.data.loaders.order import EpochOrder, SampleGroups
 from angularkd.data.sources.parquet import ParquetStore
-from angularkd.data import Split
 from angularkd.data.splits import whole
 from angularkd.data.stores import ArrayStore, RowGroups
 from angularkd.data.views.seeds import permutation

@@ -16,10 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from angularkd.data import WorkerPool
+from angularkd.data import Split, StreamingLoader, WorkerPool, evaluation_stream
 from angularkd.data.loaders.pool import Request
-from angularkd.data import StreamingLoader, evaluation_stream
-from angularkd.data import Split
 from angularkd.data.splits import whole
 from angularkd.data.stores import ArrayStore
 from angularkd.errors import InputError
@@ -149,8 +147,10 @@ def test_a_dropped_epoch_and_loader_leave_no_process_and_no_work(wait_until, no_
     batches = pool.read([first, of_50_seconds])
     assert no_processes()  # nothing was asked for yet
     next(batches)
+    started = time.monotonic()
     del batches, pool
     assert wait_until(no_processes)
+    assert time.monotonic() - started < 4  # the DataLoader alone waits for 5 seconds before it ends a busy process
 
 
 def test_an_exception_of_the_caller_leaves_no_process(splits, wait_until, no_processes) -> None:
@@ -238,17 +238,22 @@ from test_pool import loaders, slow
 
 if __name__ == "__main__":
     loader = loaders([slow(0.02, 400)], 2)[0]
+    def print_processes():
+        print(*sorted(process.pid for process in multiprocessing.active_children()), flush=True)
+
     try:
         for number, _ in enumerate(loader.epoch(0)):
             if number == 1:
-                print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+                print_processes()
     except KeyboardInterrupt:
+        next(loader.epoch(1))
+        print_processes()
         sys.exit(130)
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal to a group of processes")
-def test_ctrl_c_ends_all_processes_without_a_word(tmp_path, wait_until) -> None:
+def test_ctrl_c_is_the_calling_process_s_and_its_end_that_of_all_without_a_word(tmp_path, wait_until) -> None:
     script = tmp_path / "main.py"
     script.write_text(INTERRUPTED.format(path=[str(Path(__file__).parent)]))
     main = subprocess.Popen(
@@ -262,11 +267,12 @@ def test_ctrl_c_ends_all_processes_without_a_word(tmp_path, wait_until) -> None:
     workers = [int(pid) for pid in main.stdout.readline().split()]
     assert len(workers) == 2, main.stderr.read()
     os.killpg(main.pid, signal.SIGINT)  # as a terminal does
-    words = main.communicate(timeout=60)[1]
+    after, words = main.communicate(timeout=60)
     assert (main.returncode, words) == (130, "")
+    assert sorted(workers) == [int(pid) for pid in after.split()]
     assert wait_until(lambda: not any(map(is_running, workers)))
 
 
 def test_a_number_below_zero_is_refused_in_one_line(splits) -> None:
-    with pytest.raises(InputError, match="^`workers` must be at least 0, got -1\\.$"):
+    with pytest.raises(InputError, match=r"^`workers` must be at least 0, got -1\.$"):
         loaders(splits, -1)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from angularkd.data import ResidentImages
-from angularkd.data import in_order
-from angularkd.data import ResidentLoader, evaluation_loader
-from angularkd.data import Views
+from angularkd.data import ResidentImages, ResidentLoader, Views, evaluation_loader, in_order
 from angularkd.errors import InputError
 
 

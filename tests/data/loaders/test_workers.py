@@ -11,16 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from angularkd.data import load_resident
-from angularkd.data import in_order
-from angularkd.data import WorkerPool
-from angularkd.data import ResidentLoader, evaluation_loader
-from angularkd.data import StreamingLoader, evaluation_stream
-from angularkd.data import open_data
+from angularkd.data import (
+    ResidentLoader,
+    Split,
+    StreamingLoader,
+    Views,
+    WorkerPool,
+    evaluation_loader,
+    evaluation_stream,
+    in_order,
+    load_resident,
+    open_data,
+)
 from angularkd.data.sources.folders import FileStore
-from angularkd.data import Split
 from angularkd.data.splits import whole
-from angularkd.data import Views
 from angularkd.errors import InputError
 from angularkd.types import Batch
 

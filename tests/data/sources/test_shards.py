@@ -14,8 +14,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from angularkd.data import decode_image
-from angularkd.data import open_data
+from angularkd.data import decode_image, open_data
 from angularkd.data.sources.shard_index import index_shard
 from angularkd.data.sources.shards import ShardStore, expand_braces
 from angularkd.errors import InputError

@@ -16,12 +16,10 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
+from angularkd.data import SOURCES, DataSet, Split, open_data
 from angularkd.data.decode import EXTENSIONS
-from angularkd.data import DataSet, open_data
-from angularkd.data import SOURCES
 from angularkd.data.sources import small
 from angularkd.data.sources.parquet import ParquetStore
-from angularkd.data import Split
 from angularkd.data.splits import draw_stratified, split_named
 from angularkd.errors import InputError
 
@@ -435,7 +433,9 @@ def test_an_unreadable_first_image_does_not_hinder_opening(tmp_path):
 
 def test_every_source_is_described():
     assert SOURCES[""].written == "FOLDER"
-    assert [row.written.partition(":")[0] for name, row in SOURCES.items() if name] == [name for name in SOURCES if name]
+    assert [row.written.partition(":")[0] for name, row in SOURCES.items() if name] == [
+        name for name in SOURCES if name
+    ]
     assert all(row.summary and "\n" not in row.summary for row in SOURCES.values())
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
+from angularkd.data import Views, ViewTable
 from angularkd.data.views.autoaugment import (
     PIXEL_WORK,
     SIGNED,
@@ -19,7 +20,6 @@ from angularkd.data.views.autoaugment import (
     random_ranges,
 )
 from angularkd.data.views.pixels import to_levels, to_unit
-from angularkd.data import Views, ViewTable
 
 NAMES = list(PIXEL_WORK)
 SIZES = [(32, 32), (40, 24), (224, 224)]

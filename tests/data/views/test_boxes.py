@@ -8,9 +8,9 @@ import torch
 from torchvision.transforms.v2 import RandomErasing
 from torchvision.transforms.v2 import functional as tv
 
+from angularkd.data import Views
 from angularkd.data.views.boxes import erased_boxes
 from angularkd.data.views.pixels import erase
-from angularkd.data import Views
 
 
 def theirs(size: tuple[int, int], count: int) -> np.ndarray:

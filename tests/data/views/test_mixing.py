@@ -7,12 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from angularkd import Distiller, InputError
-from angularkd.data import ResidentImages
-from angularkd.data import in_order
-from angularkd.data import MixedBatches
-from angularkd.data import ResidentLoader
-from angularkd.data import Mixing
-from angularkd.data import Views
+from angularkd.data import MixedBatches, Mixing, ResidentImages, ResidentLoader, Views, in_order
 from angularkd.losses import check_soft_labels, read_terms
 
 CLASSES = 5

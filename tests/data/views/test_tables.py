@@ -14,8 +14,8 @@ from torchvision.transforms.functional import convert_image_dtype, to_tensor
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
-from angularkd.data.views.seeds import mix, permutation, random_words, uniforms
 from angularkd.data import Views, ViewTable, identity_views
+from angularkd.data.views.seeds import mix, permutation, random_words, uniforms
 from angularkd.errors import InputError
 
 FINITE = [(), ("flip",), ("crop",), ("crop", "flip")]

@@ -1,4 +1,4 @@
-"""Batches: what a run draws its samples from, whoever cuts or decodes them."""
+"""Batches: what a run draws its samples from, however they are made."""
 
 from __future__ import annotations
 

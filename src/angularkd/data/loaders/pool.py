@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from angularkd.data.in_memory import cores
-from angularkd.data.scaled import show
+from angularkd.data.scaled import read_scaled
 from angularkd.data.stores import Store
 from angularkd.errors import InputError
 
@@ -164,7 +164,7 @@ def decode(stores: list[Store], request: Request) -> Pixels:
     store = stores[request.store]
     for place, row in enumerate(request.rows):
         box = None if request.box is None else request.box[place]
-        pixels[place] = show(store, int(row), request.image_size, box)
+        pixels[place] = read_scaled(store, int(row), request.image_size, box)
     return torch.from_numpy(pixels)
 
 

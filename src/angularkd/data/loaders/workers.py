@@ -1,6 +1,6 @@
 """The streaming loader: batches decoded by worker processes as they are needed, for images that do not fit into memory.
 
-A worker gets the rows of a batch and their boxes, and gives back pixels [batch, height, width, 3]: `scaled.show` says
+A worker gets the rows of a batch and their boxes, and gives back pixels [batch, height, width, 3]: `scaled.read_scaled` says
 which. All that is random was drawn before, in the table of the view, and what remains to be done (flips, crops, colours)
 is done for the whole batch on the device, by the same `Views.apply` as for resident images. So the number of workers does
 not change an image.

@@ -13,7 +13,7 @@ from angularkd.errors import InputError
 
 
 class FileStore(EncodedStore):
-    """One image file a row. Paths are kept as text: a million of them are small, and quickly given to a process."""
+    """A store of one image file a row. Paths are stored as text: a million of them are small, and quickly sent to a process."""
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self.paths = [str(path) for path in paths]
@@ -22,9 +22,11 @@ class FileStore(EncodedStore):
         return len(self.paths)
 
     def name(self, row: int) -> str:
+        """Return the path of an image."""
         return self.paths[row]
 
     def encoded(self, row: int) -> tuple[bytes, str]:
+        """Return the bytes of an image, and its path. Raises InputError when the file cannot be read."""
         try:
             return Path(self.paths[row]).read_bytes(), self.name(row)
         except OSError as error:
@@ -32,10 +34,12 @@ class FileStore(EncodedStore):
 
 
 def open_folder(folder: Path) -> Source:
-    """Class folders in `folder`, or in its train/, val/ and test/. Classes are the sorted folder names of train/.
+    """Open the class folders in `folder`, or in its train/, val/ and test/. Classes are the sorted folder names of train/.
 
     Files are found at any depth below a class folder, by extension; hidden files and folders are passed over.
-    Raises InputError for fewer than two classes, an empty class folder, or classes that train/ does not know.
+
+    Raises:
+        InputError: There are fewer than two classes, a class folder is empty, or train/ lacks a class.
     """
     split_folders = _split_folders(folder)
     classes = subfolders(split_folders.get("train", folder))
@@ -54,7 +58,7 @@ def open_folder(folder: Path) -> Source:
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """Folder of each split, train first; empty when `folder` holds class folders.
+    """Return the folder of each split, train first; none when `folder` holds class folders.
 
     One class may be named like a split ("train", the vehicle; "test", the group): it has no folders inside.
     """
@@ -74,7 +78,18 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def read_classes(folder: Path, classes: Sequence[str]) -> tuple[Split, int]:
-    """The images of one split, sorted by class and path, and the number of other files."""
+    """Read one split.
+
+    Args:
+        folder: The folder of its class folders.
+        classes: Names by class index.
+
+    Returns:
+        The images, sorted by class and path, and the number of other files.
+
+    Raises:
+        InputError: A class folder is empty or unknown, or there is none.
+    """
     names = subfolders(folder)
     unknown = sorted(set(names) - set(classes))
     if unknown:
@@ -101,7 +116,7 @@ def read_classes(folder: Path, classes: Sequence[str]) -> tuple[Split, int]:
 
 
 def image_files(folder: Path) -> tuple[list[str], int]:
-    """Images at any depth, sorted by folders and name, and the number of other files."""
+    """Find the images at any depth, sorted by folders and name, and count the other files."""
     images: list[str] = []
     others = 0
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -115,7 +130,7 @@ def image_files(folder: Path) -> tuple[list[str], int]:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, without the hidden ones."""
+    """Return the names of the folders in a folder, sorted, without the hidden ones."""
     hidden = (".", "__")  # .git, .ipynb_checkpoints, __MACOSX, __pycache__
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(hidden))
 

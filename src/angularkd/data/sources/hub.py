@@ -21,7 +21,7 @@ LABEL_NAMES = ("label", "labels")
 
 
 class HubStore(EncodedStore):
-    """The rows of a memory-mapped table with one column of encoded images."""
+    """A store of the rows of a memory-mapped table with one column of encoded images."""
 
     def __init__(self, table: Any, column: str, where: str) -> None:
         self.table = table
@@ -32,12 +32,14 @@ class HubStore(EncodedStore):
         return len(self.table)
 
     def name(self, row: int) -> str:
+        """Return the row, the table and the path of an image."""
         return self._describe(row, self.table[row][self.column] or {})
 
     def _describe(self, row: int, value: Mapping[str, Any]) -> str:
         return f"row {row} of {self.where}, {value.get('path') or 'unnamed'}"
 
     def encoded(self, row: int) -> tuple[bytes, str]:
+        """Return the bytes of an image, and its name. Raises InputError when they cannot be read."""
         value: dict[str, Any] = self.table[row][self.column] or {}
         name = self._describe(row, value)
         if value.get("bytes"):
@@ -49,11 +51,16 @@ class HubStore(EncodedStore):
 
 
 def open_hub(argument: str) -> Source:
-    """NAME on the hub, or a folder; then perhaps `,config=NAME`, `,image=COLUMN` and `,label=COLUMN`.
+    """Open a data set of the hub, or a folder that the library reads.
 
     Columns are found by their types: the one Image, and the one ClassLabel (else the one column of integers). Where
     there are several, the one called label is taken, and without such a one they have to be named.
-    Raises InputError when the library is missing, the data set cannot be had, or it has no such columns.
+
+    Args:
+        argument: NAME on the hub, or a folder; then perhaps `,config=NAME`, `,image=COLUMN` and `,label=COLUMN`.
+
+    Raises:
+        InputError: The library is missing, the data set cannot be had, or it has no such columns.
     """
     name, options = _read(argument)
     splits = _load(name, options.get("config"))
@@ -100,7 +107,7 @@ def _read(argument: str) -> tuple[str, dict[str, str]]:
 
 
 def _load(name: str, config: str | None) -> dict[str, Any]:
-    """Every split as an indexed table, downloaded and prepared once in the library's cache."""
+    """Load every split as an indexed table, downloaded and prepared once in the library's cache."""
     library = _library()
     path = Path(name).expanduser()
     local = path.exists()
@@ -119,7 +126,7 @@ def _load(name: str, config: str | None) -> dict[str, Any]:
 
 @contextmanager
 def _quiet(library: Any, bars: bool) -> Iterator[None]:
-    """The library without its warnings, and with its progress bars only where asked for."""
+    """Silence the library's warnings inside, and its progress bars unless they are asked for."""
     loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     had_bars = not library.are_progress_bars_disabled()
@@ -151,11 +158,11 @@ def _columns(name: str, features: Mapping[str, Any], options: Mapping[str, str])
         elif len(fitting) > 1 and len(named) == 1:
             fitting = named
         if len(fitting) != 1:
-            wanted = {"image": "one column of images", "label": "one column of class labels"}[role]
+            expected = {"image": "one column of images", "label": "one column of class labels"}[role]
             columns = ", ".join(f"{column}: {getattr(kind, 'dtype', kind)}" for column, kind in features.items())
             example = next(iter(fitting), "COLUMN")
             raise InputError(
-                f"hf:{name}: expected {wanted}, found {' and '.join(fitting) or 'none'} in ({columns}); choose one, as in "
+                f"hf:{name}: expected {expected}, found {' and '.join(fitting) or 'none'} in ({columns}); choose one, as in "
                 f"hf:{name},{role}={example}."
             )
         chosen[role] = fitting[0]

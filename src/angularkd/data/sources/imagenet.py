@@ -20,13 +20,15 @@ CINIC10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 
 def open_imagenet(folder: Path) -> Source:
-    """Class folders train/n01440764/ and val/n01440764/, or all images flat in val/ and the development kit beside it.
+    """Open class folders train/n01440764/ and val/n01440764/, or all images flat in val/ with the development kit beside it.
 
     The kit gives the classes of val/ILSVRC2012_val_00000001.JPEG and so on: as the archive ILSVRC2012_devkit_t12.tar.gz,
     unpacked, or as the meta.bin that torchvision makes of it. A test/ folder is passed over, it has no labels.
     Classes are the sorted WordNet ids (for all 1,000 that is the order of every pretrained model), each with its first
     name: "n01440764 tench".
-    Raises InputError for other folders, ids or labels.
+
+    Raises:
+        InputError: Folders, ids or labels are others.
     """
     train, val = _expect_folders("imagenet", folder, ("train", "val"))
     wnids = _wordnet_folders(train)
@@ -36,11 +38,13 @@ def open_imagenet(folder: Path) -> Source:
 
 
 def open_tiny_imagenet(folder: Path) -> Source:
-    """The official layout: wnids.txt, train/WNID/images/*.JPEG, val/images/ with val/val_annotations.txt.
+    """Open the official layout: wnids.txt, train/WNID/images/*.JPEG, val/images/ with val/val_annotations.txt.
 
     A val/ of class folders, as some scripts rearrange it, will do as well. Classes are in the order of wnids.txt, with
     their first name where words.txt is there. The test images have no labels and are passed over.
-    Raises InputError for other folders, or when wnids.txt, train/ and the annotations of val/ disagree.
+
+    Raises:
+        InputError: Folders are others, or wnids.txt, train/ and the annotations of val/ disagree.
     """
     train, val = _expect_folders("tiny-imagenet", folder, ("train", "val"))
     wnids = _lines(folder / "wnids.txt")
@@ -60,7 +64,11 @@ def open_tiny_imagenet(folder: Path) -> Source:
 
 
 def open_cinic10(folder: Path) -> Source:
-    """train/, valid/ and test/, each with the ten class folders of CIFAR-10; valid/ is the validation split."""
+    """Open train/, valid/ and test/, each with the ten class folders of CIFAR-10; valid/ is the validation split.
+
+    Raises:
+        InputError: Folders or classes are others.
+    """
     _expect_folders("cinic10", folder, ("train", "valid", "test"))
     source = open_folder(folder)
     if source.classes != CINIC10_CLASSES:
@@ -74,9 +82,9 @@ def open_cinic10(folder: Path) -> Source:
 def _expect_folders(prefix: str, folder: Path, names: Sequence[str]) -> list[Path]:
     missing = [f"{name}/" for name in names if not (folder / name).is_dir()]
     if missing:
-        wanted = " and ".join(", ".join(f"{name}/" for name in names).rsplit(", ", 1))
+        expected = " and ".join(", ".join(f"{name}/" for name in names).rsplit(", ", 1))
         found = ", ".join(f"{name}/" for name in subfolders(folder)) or "no folders"
-        raise InputError(f"{prefix}:{folder}: expected {wanted}, found {found}; name the folder that holds them.")
+        raise InputError(f"{prefix}:{folder}: expected {expected}, found {found}; name the folder that holds them.")
     return [folder / name for name in names]
 
 
@@ -92,7 +100,7 @@ def _wordnet_folders(train: Path) -> list[str]:
 
 
 def _read_flat_val(folder: Path, wnids: list[str]) -> Split:
-    """The images of val/ with the classes that the development kit gives by their number."""
+    """Read the images of val/ with the classes that the development kit gives by their number."""
     truth = _val_wnids(folder)
     index_of = {wnid: index for index, wnid in enumerate(wnids)}
     paths, _ = image_files(folder / "val")
@@ -112,7 +120,7 @@ def _read_flat_val(folder: Path, wnids: list[str]) -> Split:
 
 
 def _val_wnids(folder: Path) -> list[str]:
-    """WordNet ids of the validation images in the order of their numbers, from whichever form of the kit is there."""
+    """Return the WordNet ids of the validation images in the order of their numbers, from whichever form of the kit is there."""
     from torchvision.datasets.imagenet import load_meta_file, parse_devkit_archive
 
     archive = folder / f"{DEVKIT}.tar.gz"
@@ -136,7 +144,7 @@ def _val_wnids(folder: Path) -> list[str]:
 
 
 def _read_kit(data: Path) -> list[str]:
-    """As `torchvision.datasets.imagenet.parse_devkit_archive` reads the archive, which asks for the archive itself."""
+    """Read an unpacked kit as `torchvision.datasets.imagenet.parse_devkit_archive` reads the archive, for which it asks."""
     from scipy.io import loadmat
 
     synsets = loadmat(data / "meta.mat", squeeze_me=True)["synsets"]
@@ -175,7 +183,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _named(wnids: Sequence[str], words: dict[str, str]) -> tuple[str, ...]:
-    """Each id with the first of its names, as in "n01443537 goldfish"; the id alone where there is none."""
+    """Return each id with the first of its names, as in "n01443537 goldfish"; the id alone where there is none."""
     return tuple(f"{wnid} {words.get(wnid, '').split(',')[0]}".strip() for wnid in wnids)
 
 

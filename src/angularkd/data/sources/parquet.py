@@ -21,7 +21,7 @@ from angularkd.data.stores import EncodedStore, RowGroups
 from angularkd.errors import InputError
 
 CACHE_BYTES = 256 * 2**20
-"""Of row groups that a store keeps in memory, in each process."""
+"""What the row groups that a store holds in memory may take, in each process."""
 
 
 @dataclass(frozen=True, eq=False)

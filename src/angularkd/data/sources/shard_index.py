@@ -23,7 +23,14 @@ LABELS = ("cls", "json")
 
 
 class File(NamedTuple):
-    """A file of a sample inside a shard. content: of a label's file; nothing is read of the others."""
+    """A file of a sample inside a shard.
+
+    Attributes:
+        key, extension: The two parts of its name.
+        name: Its name in the shard.
+        offset, size: Where its content is, in bytes.
+        content: What a label's file holds; nothing is read of the others.
+    """
 
     key: str
     extension: str
@@ -41,10 +48,11 @@ class Sample(NamedTuple):
 
 
 def index_shard(shard: Path) -> list[Sample]:
-    """The samples of one shard, in order, from its headers and labels.
+    """Return the samples of one shard, in order, from its headers and labels.
 
-    Raises InputError for what is no uncompressed tar archive, for one that is cut off or damaged (naming its last complete
-    sample), and for a sample without exactly one image or without a class index.
+    Raises:
+        InputError: It is no uncompressed tar archive, it is cut off or damaged (the error names its last complete sample), or
+            a sample lacks a class index or its one image.
     """
     files, intact = _read_headers(shard)
     groups = [list(group) for _, group in groupby(files, key=lambda file: file.key)]
@@ -56,7 +64,7 @@ def index_shard(shard: Path) -> list[Sample]:
 
 
 def _read_headers(shard: Path) -> tuple[list[File], bool]:
-    """The complete files of a shard, and whether it ends as a tar archive ends: with a block of zeros."""
+    """Return the complete files of a shard, and whether it ends as a tar archive ends: with a block of zeros."""
     files: list[File] = []
     try:
         size = os.path.getsize(shard)
@@ -90,8 +98,8 @@ def _sample(group: list[File], shard: Path) -> Sample:
     name = f"{shard}: the sample {group[0].key!r}"
     if image is None or label is None:
         found = ", ".join(f".{file.extension}" for file in group)
-        wanted = "one image (.jpg, .png, .webp, ...)" if image is None else "a label (.cls, or .json with one)"
-        raise InputError(f"{name} holds {found}: expected {wanted}; write the shard anew.")
+        expected = "one image (.jpg, .png, .webp, ...)" if image is None else "a label (.cls, or .json with one)"
+        raise InputError(f"{name} holds {found}: expected {expected}; write the shard anew.")
     value = _class_index(label)
     if value is None:
         raise InputError(
@@ -113,7 +121,7 @@ def _class_index(label: File) -> int | None:
 
 
 def _image(group: list[File]) -> File | None:
-    """The image of a sample, if there is exactly one."""
+    """Return the image of a sample, if there is exactly one."""
     images = [file for file in group if f".{file.extension}" in EXTENSIONS]
     return images[0] if len(images) == 1 else None
 

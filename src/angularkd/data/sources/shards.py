@@ -24,7 +24,7 @@ INDEXING_THREADS = 8
 
 
 class ShardStore(EncodedStore):
-    """The samples of several shards, in order; each is read by seeking to it, and no file is kept open."""
+    """A store of the samples of several shards, in order; each is read by seeking to it, and no file stays open."""
 
     def __init__(self, shards: Sequence[Path], samples: Sequence[Sequence[Sample]]) -> None:
         self.shards = [str(shard) for shard in shards]
@@ -38,9 +38,11 @@ class ShardStore(EncodedStore):
         return len(self.names)
 
     def name(self, row: int) -> str:
+        """Return the name of an image in its shard, and the shard."""
         return f"{self.names[row]} in {self.shards[self.shard_of[row]]}"
 
     def encoded(self, row: int) -> tuple[bytes, str]:
+        """Return the bytes of an image, and its name. Raises InputError when the shard cannot be read."""
         try:
             with open(self.shards[self.shard_of[row]], "rb") as shard:
                 shard.seek(self.offsets[row])
@@ -50,11 +52,13 @@ class ShardStore(EncodedStore):
 
 
 def open_shards(pattern: str) -> Source:
-    """The shards of a folder, at any depth, or those that a pattern names: {000..009}, {a,b}, * and ? as in a shell.
+    """Open the shards of a folder, at any depth, or those that a pattern names: {000..009}, {a,b}, * and ? as in a shell.
 
     The split is in the name of the shard (train-000.tar) or of a folder (train/000.tar); where no name has one, all
     shards are training images. Classes are named by the lines of classnames.txt beside the shards, else by number.
-    Raises InputError for shards that are missing, cut off or compressed, and for samples without an image or a label.
+
+    Raises:
+        InputError: Shards are missing, cut off or compressed, or samples lack an image or a label.
     """
     if not pattern:
         raise InputError("shards needs a folder or a pattern: write shards:DIR or shards:DIR/train-{000..009}.tar.")
@@ -80,7 +84,7 @@ def open_shards(pattern: str) -> Source:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """As a shell does: {000..002} is 000, 001 and 002, {a,b} is a and b, in every combination."""
+    """Expand braces as a shell does: {000..002} is 000, 001 and 002, {a,b} is a and b, in every combination."""
     braces = BRACES.search(pattern)
     if braces is None:
         return [pattern]
@@ -95,7 +99,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _find(pattern: str) -> tuple[Path, list[Path]]:
-    """The folder of the shards, and the shards."""
+    """Return the folder of the shards, and the shards."""
     if Path(pattern).is_dir():
         found = sorted(Path(pattern).rglob("*.tar"))
         if not found:

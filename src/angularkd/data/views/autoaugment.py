@@ -27,7 +27,7 @@ Range = tuple[float, float]
 
 
 def trivial_ops(count: int, seed: int, view: int) -> dict[str, np.ndarray]:
-    """One operation a sample, and one of its strengths, all equally probable.
+    """Draw one operation a sample, and one of its strengths, all equally probable.
 
     Müller & Hutter, https://arxiv.org/abs/2103.10158, in its variant with the wide ranges of strengths.
     """
@@ -38,7 +38,7 @@ def trivial_ops(count: int, seed: int, view: int) -> dict[str, np.ndarray]:
 def random_ops(
     count: int, image_size: tuple[int, int], num_ops: int, strength: int, seed: int, view: int
 ) -> dict[str, np.ndarray]:
-    """`num_ops` operations a sample, applied in turn, all equally probable and equally strong.
+    """Draw `num_ops` operations a sample, applied in turn, all equally probable and equally strong.
 
     Cubuk et al., https://arxiv.org/abs/1909.13719
     """
@@ -46,7 +46,7 @@ def random_ops(
 
 
 def random_ranges(image_size: tuple[int, int]) -> dict[str, Range]:
-    """The ranges of RandAugment; images move by at most 150 / 331 of their size (height, width)."""
+    """Return the ranges of RandAugment; images move by at most 150 / 331 of their size (height, width)."""
     height, width = image_size
     return {
         "ShearX": (0.0, 0.3),
@@ -64,7 +64,7 @@ def random_ranges(image_size: tuple[int, int]) -> dict[str, Range]:
 
 
 def magnitudes_of(ranges: Mapping[str, Range]) -> Float64[np.ndarray, "ops strengths"]:
-    """The magnitude of every operation at every strength, evenly spaced over its range; 0 where it has none."""
+    """Return the magnitude of every operation at every strength, evenly spaced over its range; 0 where it has none."""
     magnitudes = np.zeros((len(PIXEL_WORK), STRENGTHS))
     for row, name in enumerate(PIXEL_WORK):
         first, last = ranges.get(name, (0.0, 0.0))
@@ -77,7 +77,7 @@ def magnitudes_of(ranges: Mapping[str, Range]) -> Float64[np.ndarray, "ops stren
 def _draw(
     name: str, count: int, ranges: Mapping[str, Range], strengths: np.ndarray, seed: int, view: int
 ) -> dict[str, np.ndarray]:
-    """The columns `ops` and `magnitudes`, both [samples, operations a sample]."""
+    """Draw the columns `ops` and `magnitudes`, both [samples, operations a sample]."""
     shape = strengths.shape
     words = random_words(2 * strengths.size, name, "op and sign", seed, view).reshape(*shape, 2)
     ops = (words[..., 0] % np.uint64(len(PIXEL_WORK))).astype(np.int64)
@@ -169,5 +169,5 @@ WIDE_RANGES: dict[str, Range] = {
     "Posterize": (8.0, 2.0),
     "Solarize": (1.0, 0.0),
 }
-"""Weakest and strongest magnitude of TrivialAugment's operations: slopes, pixels, degrees, changes of tone, bits kept, and
+"""Weakest and strongest magnitude of TrivialAugment's operations: slopes, pixels, degrees, changes of tone, bits that stay, and
 the brightness from which on levels are inverted."""

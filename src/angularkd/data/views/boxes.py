@@ -1,4 +1,4 @@
-"""Boxes drawn for every sample of a view: the part that a resized crop shows, and the part that random erasing blackens."""
+"""Boxes drawn for every sample of a view: the part that a resized crop enlarges, and the part that random erasing blackens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Boxes = Int16[np.ndarray, "samples 4"]
 """Top, left, height and width in pixels."""
 
 
-def shown_boxes(
+def crop_boxes(
     count: int,
     image_size: tuple[int, int],
     scale: tuple[float, float],
@@ -27,7 +27,7 @@ def shown_boxes(
     seed: int,
     view: int,
 ) -> Boxes:
-    """What a resized crop shows, in the distribution of torchvision's RandomResizedCrop; `ratio` is width / height.
+    """Draw the boxes of a resized crop, in the distribution of torchvision's RandomResizedCrop; `ratio` is width / height.
 
     Area and ratio are drawn until the crop fits in the image, at most ten times; after that the crop is central, and as
     large as the limits of the ratio allow.
@@ -38,7 +38,7 @@ def shown_boxes(
 
 
 def erased_boxes(count: int, image_size: tuple[int, int], probability: float, seed: int, view: int) -> Boxes:
-    """What random erasing blackens, in the distribution of torchvision's RandomErasing; zeros where nothing.
+    """Draw the boxes that random erasing blackens, in the distribution of torchvision's RandomErasing; zeros where nothing.
 
     With `probability`, area and ratio are drawn until the box is smaller than the image both ways, at most ten times;
     after that nothing is erased. Zhong et al., https://arxiv.org/abs/1708.04896
@@ -61,7 +61,7 @@ def _fitting_boxes(
     seed: int,
     view: int,
 ) -> tuple[Boxes, Bool[np.ndarray, " samples"]]:
-    """Boxes of random area, ratio (width / height) and place, no larger than `limit`; and for which samples none was found.
+    """Draw boxes of random area, ratio (width / height) and place, no larger than `limit`; and tell which samples got none.
 
     The area is drawn evenly, the ratio evenly in its logarithm.
     """

@@ -43,7 +43,7 @@ def shift_and_flip(
 
 
 def to_unit(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Levels 0..255 -> float32 in 0..1, to the same bits on every device.
+    """Turn levels 0..255 into float32 in 0..1, to the same bits on every device.
 
     It divides by a tensor, because CUDA replaces division by a number with multiplication by a rounded 1 / 255.
     """
@@ -51,7 +51,7 @@ def to_unit(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def to_levels(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """The nearest level 0..255 of values in 0..1; the inverse of `to_unit`."""
+    """Return the nearest level 0..255 of values in 0..1: the inverse of `to_unit`."""
     return images.mul(255.0).round_().to(torch.uint8)
 
 
@@ -91,9 +91,9 @@ def erase(
 def _source_coordinates(
     start: Float[Tensor, " batch"], length: Float[Tensor, " batch"], size: int
 ) -> Float[Tensor, "batch size"]:
-    """Where in the image each of `size` output pixels is read, in grid_sample's units: -1 and 1 are the image's edges.
+    """Return where in the image each of `size` output pixels is read, in grid_sample's units: -1 and 1 are the image's edges.
 
-    Pixel j reads start + (j + 1/2) * length / size - 1/2, kept between the first and the last pixel of the crop.
+    Pixel j reads start + (j + 1/2) * length / size - 1/2, held between the first and the last pixel of the crop.
     """
     centres = (torch.arange(size, device=start.device) + 0.5) / size
     pixel = centres * length[:, None] - 0.5

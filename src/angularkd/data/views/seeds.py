@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64, UInt64
 
 
 def mix(*parts: int | str) -> int:
-    """One 128-bit seed from several parts: BLAKE2b of their text.
+    """Mix several parts into one 128-bit seed: BLAKE2b of their text.
 
     Change one part and the seed is unrelated. With `seed + view`, (seed 0, view 1) and (seed 1, view 0) would agree.
     """
@@ -23,15 +23,15 @@ def mix(*parts: int | str) -> int:
 
 
 def random_words(count: int, *parts: int | str) -> UInt64[np.ndarray, " count"]:
-    """`count` independent 64-bit words named by `parts`; a longer call begins with the words of a shorter one."""
+    """Return `count` independent 64-bit words named by `parts`; a longer call begins with the words of a shorter one."""
     return np.asarray(np.random.PCG64(mix(*parts)).random_raw(count), dtype=np.uint64)
 
 
 def uniforms(count: int, *parts: int | str) -> Float64[np.ndarray, " count"]:
-    """`count` numbers in [0, 1), by the upper 53 bits of `random_words`."""
+    """Return `count` numbers in [0, 1), by the upper 53 bits of `random_words`."""
     return (random_words(count, *parts) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutation(count: int, *parts: int | str) -> Int64[np.ndarray, " count"]:
-    """The integers 0 .. count - 1 in random order: they are sorted by `random_words`."""
+    """Return the integers 0 .. count - 1 in random order: sorted by `random_words`."""
     return np.argsort(random_words(count, *parts), kind="stable").astype(np.int64)

@@ -11,7 +11,7 @@ with offset_i and stride_i drawn from the seed, so that samples differ in their 
 of the variant (strides are odd then), so a sample is mirrored in every second view. The other operations have
 infinitely many outcomes, or nearly: their parameters are drawn for each view, from the seed and the view's number.
 
-An image is first framed (`flip`, `crop`, `resized_crop`: which part of it is seen), then altered, by `trivial_augment` or
+An image is first framed (`flip`, `crop`, `resized_crop`: which part of it remains), then altered, by `trivial_augment` or
 `rand_augment`, then by `erase`.
 """
 
@@ -28,7 +28,7 @@ from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
 from angularkd.data.views.autoaugment import STRENGTHS, auto_augment, random_ops, trivial_ops
-from angularkd.data.views.boxes import erased_boxes, shown_boxes
+from angularkd.data.views.boxes import crop_boxes, erased_boxes
 from angularkd.data.views.pixels import erase, resized_crop, shift_and_flip, to_levels, to_unit
 from angularkd.data.views.seeds import random_words
 from angularkd.errors import InputError, nearest
@@ -38,40 +38,46 @@ from angularkd.errors import InputError, nearest
 class ViewTable:
     """The parameters of one view, by column, one row a sample; without columns, the images as they are.
 
-    flip:       bool [samples]. Mirror left and right, after cropping.
-    top, left:  int16 [samples]. Where the crop begins, in pixels of the image; beyond the image is black.
-    box:        int16 [samples, 4]. Top, left, height and width of the part that is enlarged to the whole.
-    ops:        uint8 [samples, turns]. What is done to the framed image, turn by turn: a place in `PIXEL_WORK`.
-    magnitudes: float32 [samples, turns]. How strongly, with its sign.
-    erased:     int16 [samples, 4]. Top, left, height and width of what is blackened at the end; zeros for nothing.
+    Attributes:
+        columns: By name, where the view has them:
+            flip: bool [samples]. Whether the image is mirrored left and right, after cropping.
+            top, left: int16 [samples]. Where the crop begins, in pixels of the image; beyond the image is black.
+            box: int16 [samples, 4]. Top, left, height and width of the part that is enlarged to the whole.
+            ops: uint8 [samples, turns]. What is done to the framed image, turn by turn: a place in `PIXEL_WORK`.
+            magnitudes: float32 [samples, turns]. How strongly, with its sign.
+            erased: int16 [samples, 4]. Top, left, height and width of what is blackened at the end; zeros for nothing.
     """
 
     columns: Mapping[str, Tensor]
 
     def rows(self, indices: Int[Tensor, " batch"]) -> ViewTable:
-        """The rows of a batch, which must be on the table's device."""
+        """Return the rows of a batch, whose indices must be on the table's device."""
         return ViewTable({name: column.index_select(0, indices) for name, column in self.columns.items()})
 
     def to(self, device: torch.device | str) -> ViewTable:
+        """Return the table on a device."""
         return ViewTable({name: column.to(device) for name, column in self.columns.items()})
 
 
 @dataclass(frozen=True)
 class Views:
-    """All views of a split under `ops` (names from OPS, in any order).
+    """All views of a split under some operations.
 
-    num_samples: rows of a table.
-    image_size:  (height, width) in pixels of the images, before and after.
-    seed:        everything random here depends on it.
-    padding:     of `crop`, in pixels: the most that an image is shifted; None for an eighth of the smaller side.
-    scale:       of `resized_crop`: least and largest share of the image's area.
-    ratio:       of `resized_crop`: least and largest width / height, drawn evenly in its logarithm.
-    num_ops:     of `rand_augment`: how many operations an image undergoes.
-    strength:    of `rand_augment`: how strong they are, from 0 to 30.
-    erase_probability: of `erase`: share of the images that lose a part.
-    limit:       where views are endless, how many there are all the same: view v is then view v mod limit.
+    Attributes:
+        ops: Names from OPS, in any order.
+        num_samples: Rows of a table.
+        image_size: (height, width) in pixels of the images, before and after.
+        seed: What everything random here depends on.
+        padding: The most that `crop` shifts an image, in pixels; None for an eighth of the smaller side.
+        scale: Least and largest share of the image's area that `resized_crop` enlarges.
+        ratio: Least and largest width / height of it, drawn evenly in its logarithm.
+        num_ops: How many operations `rand_augment` applies to an image.
+        strength: How strong they are, from 0 to 30.
+        erase_probability: Share of the images that lose a part by `erase`.
+        limit: Where views are endless, how many there are all the same: view v is then view v mod limit.
 
-    Raises InputError for an unknown, repeated or impossible combination of operations, or parameters out of range.
+    Raises:
+        InputError: Operations are unknown, repeated or cannot be combined, or parameters are out of range.
     """
 
     ops: tuple[str, ...]
@@ -100,7 +106,7 @@ class Views:
         if "crop" in self.ops and not 0 < self.padding_px < min(self.image_size):
             raise InputError(
                 f"crop: the padding must be above 0 and below the image's {min(self.image_size)} pixels, got "
-                f"{self.padding}: leave crop out for images this small, as in --augment flip."
+                f"{self.padding}: leave crop out for images this small, as in `augment=flip`."
             )
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise InputError(f"resized_crop: the scale must satisfy 0 < least <= largest <= 1, got {self.scale}.")
@@ -116,23 +122,24 @@ class Views:
 
     @property
     def padding_px(self) -> int:
+        """Return the most that `crop` shifts an image, in pixels."""
         assert self.padding is not None  # set in __post_init__
         return self.padding
 
     @property
     def count(self) -> int | None:
-        """Number of different views: view v is view v mod count. None where it is infinite and has no limit.
+        """Return the number of different views: view v is view v mod count. None where it is infinite and has no limit.
 
-        1 without operations, 2 for flip, (2 * padding + 1)**2 for crop, and their product for both.
+        It is 1 without operations, 2 for flip, (2 * padding + 1)**2 for crop, and their product for both.
         """
         return self.limit if any(isinstance(OPS[op], DrawnOp) for op in self.ops) else self._finite_count
 
     def view_of(self, epoch: int) -> int:
-        """The view that an epoch sees: each in turn, the first again after the last."""
+        """Return the view of an epoch: each in turn, the first again after the last."""
         return epoch if self.count is None else epoch % self.count
 
     def table(self, view: int) -> ViewTable:
-        """The parameters of every sample in `view`, on the CPU. It depends on `self` and the view alone."""
+        """Draw the parameters of every sample in `view`, on the CPU. They depend on `self` and the view alone."""
         if view < 0:
             raise ValueError(f"a view is numbered from 0, got {view}")
         columns: dict[str, np.ndarray] = {}
@@ -151,13 +158,13 @@ class Views:
     def apply(
         self, images: UInt8[Tensor, "batch height width 3"], rows: ViewTable
     ) -> Float[Tensor, "batch 3 height width"]:
-        """The augmented images of a batch, RGB in 0..1, channels_last; `rows` are theirs, on the same device."""
+        """Return the augmented images of a batch, RGB in 0..1, channels_last; `rows` are theirs, on the same device."""
         return self.alter(self.frame(images, rows), rows)
 
     def frame(
         self, images: UInt8[Tensor, "batch height width 3"], rows: ViewTable
     ) -> Float[Tensor, "batch 3 height width"]:
-        """What is seen of each image: flip, crop, resized crop.
+        """Cut what remains of each image: flip, crop, resized crop.
 
         Flip and crop give exactly what torchvision's `pad`, `crop` and `horizontal_flip` give image by image.
         Resized crop is bilinear and gives what torchvision's `resized_crop` gives on float images, up to rounding
@@ -174,7 +181,7 @@ class Views:
     def alter(
         self, images: Float[Tensor, "batch 3 height width"], rows: ViewTable
     ) -> Float[Tensor, "batch 3 height width"]:
-        """What is done to framed images, in 0..1 and of `image_size`: trivial or rand augment, and then erasing.
+        """Alter framed images, in 0..1 and of `image_size`: trivial or rand augment, and then erasing.
 
         Trivial and rand augment round to 256 levels first, and give exactly what torchvision's operations give image by
         image on uint8. Erasing paints black, as torchvision's `erase` with the value 0 does before images are normalised.
@@ -210,7 +217,7 @@ class Views:
 
 
 def identity_views(num_samples: int, image_size: tuple[int, int]) -> Views:
-    """One view: the images as they are, for evaluation."""
+    """Return the one view of the images as they are, for evaluation."""
     return Views((), num_samples, image_size)
 
 
@@ -240,7 +247,7 @@ def _crop_columns(views: Views, variant: Int64[np.ndarray, " samples"]) -> dict[
 
 
 def _resized_crop_columns(views: Views, view: int) -> dict[str, np.ndarray]:
-    boxes = shown_boxes(views.num_samples, views.image_size, views.scale, views.ratio, views.seed, view)
+    boxes = crop_boxes(views.num_samples, views.image_size, views.scale, views.ratio, views.seed, view)
     return {"box": boxes}
 
 
@@ -268,7 +275,7 @@ OPS: dict[str, FiniteOp | DrawnOp] = {
 """Operations by name. Their order here, not that in `Views.ops`, gives the digits of a variant: flip is the first."""
 
 EXCLUSIVE = (
-    ("crop", "resized_crop", "what part of the image is seen"),
+    ("crop", "resized_crop", "what part of the image remains"),
     ("trivial_augment", "rand_augment", "what is done to the colours and the shape of the image"),
 )
 """Pairs of operations that cannot be combined, and what both choose."""
