@@ -1,4 +1,4 @@
-"""Checks of compiled code. Each runs in a process of its own: the shape checks of the tests cannot be compiled."""
+"""Checks of compiled code. Each runs in a process of its own, for shape checks, where they are on, cannot be compiled."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from rich.console import Console
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import angularkd
-from angularkd import Distiller, InputError
-from angularkd.commands.cache import run_cache
-from angularkd.config.commands import DistillConfig
-from angularkd.losses.amd import AMDLoss
+from angularkd import AMDLoss, Distiller, InputError
+from angularkd.commands.cache import fill_cache, verify_cache
+from angularkd.config import DistillConfig
 from angularkd.losses import LOSSES
-from angularkd.models.classifier import Preprocessing
+from angularkd.models import Preprocessing
 from angularkd.system.compiling import options_for
-from angularkd.training.progress import Progressor
+from angularkd.training import Silent
+from helpers import same, saved_weights
 
 
 class Small(nn.Module):
@@ -42,6 +42,18 @@ class Small(nn.Module):
         return self.head(images.mean((2, 3)))
 
 
+class TwoHeads(Small):
+    """A student with a distillation head."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.second = nn.Linear(10, 10)
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        logits = super().forward(images)
+        return (logits, self.second(logits)) if self.training else logits
+
+
 IMAGES = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS, INDICES = torch.arange(8) % 10, torch.arange(8)
 
@@ -51,7 +63,7 @@ def small_distiller(losses: dict) -> Distiller:
     preprocessing = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     return Distiller(
         Small(6),
-        Small(6 if set(losses) & {"fsp", "hcl", "nst"} else 4),
+        (TwoHeads if "token" in losses else Small)(6 if set(losses) & {"fsp", "hcl", "nst"} else 4),
         losses,
         example=IMAGES,
         teacher_transform=preprocessing,
@@ -70,8 +82,9 @@ def total_and_gradient(distiller: Distiller, count: int = 8) -> tuple[Tensor, Te
 
 
 def every_loss_is_compiled_whole() -> None:
-    for name in LOSSES:
-        eager, compiled = small_distiller({name: 1.0}), small_distiller({name: 1.0})
+    chosen = {"weight": 1.0, "stages": [1, 3], "stage_weights": [0.5, 2]}
+    for name, options in [*((name, 1.0) for name in LOSSES), ("at", chosen), ("fitnet", chosen)]:
+        eager, compiled = small_distiller({name: options}), small_distiller({name: options})
         expected = total_and_gradient(eager)
         torch._dynamo.reset()
         counters.clear()
@@ -100,16 +113,25 @@ def inductor_computes_the_same() -> None:
     with torch.no_grad():
         for parameter in compiled.teacher.module.parameters():
             parameter.zero_()
-    assert compiled.teacher(IMAGES).output.abs().max() > 0, "convolutions are frozen into the code"
+    assert compiled.teacher(IMAGES).logits.abs().max() > 0, "convolutions are frozen into the code"
     compiled.uncompile()
-    assert compiled.teacher(IMAGES).output.abs().max() == 0
+    assert compiled.teacher(IMAGES).logits.abs().max() == 0
 
 
 def compiled_amd_is_the_eager_one() -> None:
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-9)):
-        for options in ({}, {"grid": 2}, {"margin": "arcface"}, {"margin": 3.0}, {"margin": 0.7, "power": [1, 2]}):
+        for options in (
+            {},
+            {"grid": 2},
+            {"margin": "arcface"},
+            {"margin": 3.0},
+            {"margin": 0.7, "power": [1, 2]},
+            {"centered": True},
+            {"centered": True, "grid": 3, "normalization": "max", "stage_weights": "balanced"},
+        ):
             student, teacher = (torch.randn(4, c, 8, 8, dtype=dtype).abs() for c in (3, 5))
             student[0], student[1, :, 0, 0] = 0, 1e4  # no direction; nearly all at one position
+            torch._dynamo.reset()
             loss = AMDLoss(**options)
             gradients = []
             for function in (loss, torch.compile(copy.deepcopy(loss), backend="eager")):
@@ -139,25 +161,25 @@ def a_compiled_run_with_a_cache_goes_on_where_it_stopped() -> None:
         teacher = angularkd.train(**base, model="cifar/resnet8", epochs=2, out=folder / "teacher").folder
         recipe = {**base, "teacher": teacher, "student": "cifar/resnet8", "epochs": 2, "loss": {"kd": 1.0, "amd": 50.0}}
         recipe = {**recipe, "cache": folder / "cache", "compile": "always"}
-        made = run_cache("fill", DistillConfig.from_options(**recipe))
+        config, console = DistillConfig.from_options(**recipe), Console(quiet=True)
+        made = fill_cache(config, console)
         assert made["filled"] == 1 and counters["stats"]["unique_graphs"] == 1, "the teacher is compiled"
-        assert max(run_cache("verify", DistillConfig.from_options(**recipe))["off_by"].values()) < 2e-3
+        assert max(verify_cache(config, console)["off_by"].values()) < 2e-3
         eager, whole = (
             angularkd.distill(**{**recipe, "compile": compile_}, out=folder / compile_)
             for compile_ in ("never", "always")
         )
         assert [run.results["compiled"] for run in (eager, whole)] == [False, True]
         stops = pytest.MonkeyPatch()
-        stops.setattr(Progressor, "epoch", stop)
+        stops.setattr(Silent, "epoch", stop)
         with pytest.raises(KeyboardInterrupt):
             angularkd.distill(**recipe, out=folder / "stopped")
         stops.undo()
         epochs: list[int] = []
-        stops.setattr(Progressor, "epoch", lambda self, row: epochs.append(row["epoch"]))
+        stops.setattr(Silent, "epoch", lambda self, row: epochs.append(row["epoch"]))
         resumed = angularkd.distill(**recipe, out=folder / "stopped", resume=True)
         assert epochs == [2]
-        states = [load_file(run.folder / "student.safetensors") for run in (whole, resumed)]
-        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+        assert same(saved_weights(whole.folder), saved_weights(resumed.folder))
         losses = [
             json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0])["loss"] for run in (eager, whole)
         ]
@@ -168,7 +190,7 @@ def stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def what_cannot_be_compiled_is_told() -> None:
+def what_cannot_be_compiled_is_named() -> None:
     for attention in ("gradcam", "class_token"):
         with pytest.raises(InputError, match="leave compilation out"):
             small_distiller({"amd": {"weight": 1.0, "attention": attention}}).compile()

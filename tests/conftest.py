@@ -16,6 +16,16 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
+def digits_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small teacher of the embedded digits, trained for a few epochs; tests leave it as it is."""
+    import angularkd
+    from helpers import DIGITS
+
+    folder = tmp_path_factory.mktemp("digits-teacher") / "run"
+    return angularkd.train(**DIGITS, model="cifar/resnet8", epochs=4, out=str(folder)).folder
+
+
+@pytest.fixture(scope="session")
 def shared_folder() -> Path:
     """Real weights and images, kept outside the repository: ANGULARKD_TEST_DATA, or `shared` beside the repository."""
     beside = Path(__file__).resolve().parents[1].parent / "shared"

@@ -11,26 +11,13 @@ import torch
 
 import angularkd
 from angularkd import Distiller, cli
-from angularkd.config.commands import DistillConfig, TrainConfig
-from angularkd.models.opening import open_classifier
+from angularkd.config import DistillConfig, TrainConfig
+from angularkd.models import open_classifier
+from helpers import DIGITS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 FILE = EXAMPLES / "custom_model.py"
-SMALL = {
-    "data": "digits",
-    "image_size": 8,
-    "batch_size": 16,
-    "epochs": 1,
-    "schedule": "onecycle",
-    "lr": 0.05,
-    "device": "cpu",
-}
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> str:
-    out = tmp_path_factory.mktemp("teacher") / "run"
-    return str(angularkd.train(**SMALL, model="cifar/resnet8", out=str(out)).folder)
+SMALL = {**DIGITS, "batch_size": 16, "epochs": 1, "lr": 0.05}
 
 
 def test_the_commands_in_its_header_parse(monkeypatch) -> None:
@@ -49,10 +36,10 @@ def test_it_knows_nothing_of_this_package() -> None:
 
 
 @pytest.mark.parametrize("name", ["SmallNet", "tiny_net"])
-def test_a_model_of_ones_own_is_distilled_and_opened_again(teacher, tmp_path, name) -> None:
+def test_a_model_of_ones_own_is_distilled_and_opened_again(digits_teacher, tmp_path, name) -> None:
     run = angularkd.distill(
         **SMALL,
-        teacher=teacher,
+        teacher=str(digits_teacher),
         student=f"{FILE}:{name}",
         loss={"ce": 1.0, "kd": 1.0, "amd": 10.0},
         out=str(tmp_path / "student"),

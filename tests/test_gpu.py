@@ -11,15 +11,12 @@ import torch
 from torch._dynamo.utils import counters
 
 from angularkd import Distiller
-from angularkd.data.in_memory import ResidentImages
-from angularkd.data.loaders.resident import ResidentLoader
-from angularkd.data.views.tables import Views
-from angularkd.distillation.teacher_cache import About, TeacherCache
+from angularkd.data import ResidentImages, ResidentLoader, Views
+from angularkd.distillation import About, CachedTeacher, LiveTeacher
 from angularkd.metrics import LARGEST_BATCH, largest_batch
-from angularkd.models import cifar
-from angularkd.models.classifier import Preprocessing
+from angularkd.models import Preprocessing, cifar
 from angularkd.system.compiling import options_for
-from angularkd.training.meter import TrainingMeter
+from angularkd.training import TrainingMeter
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 LOSSES = {"ce": 0.1, "kd": 0.9, "amd": {"weight": 100.0, "warmup_epochs": 1}}
@@ -33,21 +30,21 @@ def loader() -> ResidentLoader:
     return ResidentLoader(images, views, 16, seed=0, shuffle=True, drop_last=True, device="cuda")
 
 
-def distiller() -> Distiller:
+def distiller(cache: Path | None = None) -> Distiller:
     torch.manual_seed(0)
-    teacher, student = cifar.create("resnet14", 10), cifar.create("resnet8", 10)
+    module, student = cifar.create("resnet14", 10), cifar.create("resnet8", 10)
     preprocessing = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-    transforms = {"teacher_transform": preprocessing, "student_transform": preprocessing}
-    return Distiller(teacher, student, LOSSES, example=torch.zeros(1, 3, 32, 32), **transforms).to("cuda").train()
+    teacher = LiveTeacher(module, preprocessing)
+    if cache is not None:
+        about = About("teacher", "mean 0", "32-true", "data", {"ops": ["flip"]}, samples=64, views_count=2)
+        teacher = CachedTeacher(teacher, cache, about)
+    example = torch.zeros(1, 3, 32, 32)
+    return Distiller(teacher, student, LOSSES, example=example, student_transform=preprocessing).to("cuda").train()
 
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_no_step_waits_for_the_device(tmp_path, cached) -> None:
-    batches, trained = loader(), distiller()
-    if cached:
-        about = About("teacher", "mean 0", "32-true", "data", {"ops": ["flip"]}, samples=64, views_count=2)
-        example = torch.zeros(1, 3, 32, 32, device="cuda")
-        trained.keep_answers(example, lambda fields: TeacherCache(tmp_path, about, fields))
+    batches, trained = loader(), distiller(tmp_path if cached else None)
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.01, momentum=0.9, fused=True)
     meter = TrainingMeter()
 
@@ -77,7 +74,7 @@ def test_evaluation_takes_what_fits() -> None:
 
 
 def compare_compiled() -> None:
-    """Runs in a process of its own, without the shape checks, which cannot be compiled."""
+    """Runs in a process of its own, for shape checks, where they are on, cannot be compiled."""
     batch = next(loader().epoch(0))
     found = []
     for options in (None, options_for(torch.device("cuda"))):

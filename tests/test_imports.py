@@ -60,6 +60,7 @@ USES_CONFIG = {
     "training/build_data",
     "training/build_evaluation",
     "training/job",
+    "training/plan",
     "training/run",
     "commands/cache",
     "commands/demo",

@@ -185,7 +185,7 @@ def _demo(arguments: list[str]) -> None:
     config = parse(DemoConfig, "demo", arguments)
     from angularkd.commands.demo import run_demo
 
-    _own_process("cpu")
+    _own_process("cpu", threads=1)  # networks so small that threads only wait for each other
     run_demo(config, _console())
 
 
@@ -231,12 +231,14 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
-def _own_process(device: str) -> None:
+def _own_process(device: str, threads: int | None = None) -> None:
     """Set what a command wants of its process, which functions of the package leave to whoever owns it."""
     import torch
 
     from angularkd.system.memory import keep_freed_memory
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     if device == "cpu" or (device == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available())):
         keep_freed_memory()
 

@@ -14,13 +14,13 @@ Features = list[Tensor]
 
 Logits = Float[Tensor, "batch classes"]
 
-Source = Literal["features", "gradients", "tokens"]
+Source = Literal["features", "gradients", "tokens", "before activation"]
 """What a reduction is called with (`angularkd.features.attention`)."""
 
 
 @runtime_checkable
 class Reduction(Protocol):
-    """What turns a stage's features into maps [batch, height, width]; hashable, so that losses with equal reductions share them.
+    """The form in which losses need a stage's features: maps [batch, height, width], or those before the activation; hashable, so that losses with equal reductions share them.
 
     Attributes:
         source: what it is called with.
@@ -64,9 +64,11 @@ class Signals:
     Attributes:
         labels, indices: classes of the batch's samples, and their rows in the training split.
         student_logits, teacher_logits: [batch, classes].
-        student_embedding, teacher_embedding: [batch, dim], the input of a model's classification layer.
+        student_embedding, teacher_embedding: [batch, dim], the input of a model's classification layer; of a teacher that has none,
+            its output.
         student_features, teacher_features: those of the paired stages, once for each reduction that some loss uses; `None` stands
             for whole features.
+        student_distillation_logits: [batch, classes], of a second head of the student, which learns from the teacher.
     """
 
     labels: Tensor | None = None
@@ -77,6 +79,7 @@ class Signals:
     teacher_embedding: Float[Tensor, "batch teacher_dim"] | None = None
     student_features: Mapping[Reduction | None, Features] = field(default_factory=dict)
     teacher_features: Mapping[Reduction | None, Features] = field(default_factory=dict)
+    student_distillation_logits: Logits | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class LossContext:
     Attributes:
         student_shapes, teacher_shapes: (channels, height, width) of each paired stage.
         student_dim, teacher_dim: width of the embeddings, 0 where no loss uses them.
-        head_weight: weight of the teacher's classification layer, [classes, teacher_dim].
+        head_weight: weight of the teacher's classification layer, [classes, teacher_dim]; None where it has none.
         labels: class of each row of the training split.
         num_samples: its length.
     """

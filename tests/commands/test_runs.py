@@ -9,25 +9,24 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 import angularkd
 from angularkd import InputError
 from angularkd.losses.logit import CrossEntropy
-from angularkd.models import cifar
-from angularkd.models.weights import fingerprint, read_metadata, save_weights
-from angularkd.training import build
-from angularkd.training.progress import Progressor
+from angularkd.models import cifar, fingerprint, save_weights
+from angularkd.models.weights import read_metadata
+from angularkd.training import Silent, build
+from helpers import DIGITS as SMALL
+from helpers import same
+from helpers import saved_weights as weights
 
-SMALL = {"data": "digits", "image_size": 8, "batch_size": 64, "schedule": "onecycle", "device": "cpu"}
 LOSSES = {"ce": 0.1, "kd": 0.9, "amd": 50.0}
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher") / "run"
-    return angularkd.train(**SMALL, model="cifar/resnet8", epochs=4, out=str(folder)).folder
+def teacher(digits_teacher) -> Path:
+    return digits_teacher
 
 
 def options(teacher: Path, out: Path, **more) -> dict:
@@ -40,14 +39,6 @@ def options(teacher: Path, out: Path, **more) -> dict:
         "out": str(out),
         **more,
     }
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "student.safetensors")
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture(scope="module")
@@ -163,24 +154,22 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(
     more = {"optimizer": optimizer, "epochs": 3, "augment": ("crop", "flip"), "loss": {**LOSSES, **learned}}
     whole = angularkd.distill(**options(teacher, tmp_path / "whole", **more))
 
-    def stop_in_the_second_epoch(self: Progressor, *arguments) -> None:
+    def stop_in_the_second_epoch(self: Silent, *arguments) -> None:
         if stop_at == "step" and arguments[:2] == (1, 5):
             raise KeyboardInterrupt
         if stop_at == "epoch" and arguments[0]["epoch"] == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Progressor, stop_at, stop_in_the_second_epoch)
+        patch.setattr(Silent, stop_at, stop_in_the_second_epoch)
         with pytest.raises(KeyboardInterrupt):
             angularkd.distill(**options(teacher, tmp_path / "stopped", **more))
     assert not (tmp_path / "stopped/student.safetensors").exists()
     torch.manual_seed(99)
     resumed = angularkd.distill(**options(teacher, tmp_path / "stopped", **more), resume=True)
     assert same(weights(resumed.folder), weights(whole.folder))
-    assert same(
-        load_file(resumed.folder / "checkpoints/best.safetensors"),
-        load_file(whole.folder / "checkpoints/best.safetensors"),
-    )
+    best = "checkpoints/best.safetensors"
+    assert same(weights(resumed.folder, best), weights(whole.folder, best))
     assert resumed.results["metrics"] == whole.results["metrics"]
     rows = [json.loads(line) for line in (resumed.folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -215,7 +204,7 @@ def test_a_last_step_that_ruins_the_weights_is_not_saved(tmp_path) -> None:
 
 def test_a_folder_with_a_run_is_left_alone(run, teacher) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
-    with pytest.raises(InputError, match="exists and is not empty: give another with --out, or go on with --resume"):
+    with pytest.raises(InputError, match="exists and is not empty: give another with `out`, or go on with `resume`"):
         angularkd.distill(**options(teacher, run.folder))
     with pytest.raises(InputError, match="was started with another epochs"):
         angularkd.distill(**options(teacher, run.folder, clip_norm=5.0, epochs=7), resume=True)
@@ -249,7 +238,7 @@ def test_a_teacher_no_better_than_chance_is_refused(tmp_path) -> None:
 
 def test_a_teacher_of_other_classes_teaches_its_maps_alone(tmp_path) -> None:
     base = options("cifar/resnet8", tmp_path / "run", teacher_weights=untrained(tmp_path, 7))
-    with pytest.raises(InputError, match=r"the teacher tells apart 7 classes, the data has 10: .*--loss"):
+    with pytest.raises(InputError, match=r"the teacher tells apart 7 classes, the data has 10: .*`loss=ce=1`"):
         angularkd.distill(**base)
     assert not (tmp_path / "run").exists()
     done = angularkd.distill(**{**base, "loss": {"ce": 1.0, "amd": 10.0}, "epochs": 1})
@@ -259,15 +248,15 @@ def test_a_teacher_of_other_classes_teaches_its_maps_alone(tmp_path) -> None:
 
 
 def test_a_teacher_without_weights_is_refused(tmp_path) -> None:
-    with pytest.raises(InputError, match="has no trained weights: give a file with --teacher-weights"):
+    with pytest.raises(InputError, match="has no trained weights: give a file as `teacher_weights`"):
         angularkd.distill(**options("cifar/resnet8", tmp_path / "run"))
-    with pytest.raises(InputError, match="has no trained weights: give a file with --weights"):
+    with pytest.raises(InputError, match="has no trained weights: give a file as `weights`"):
         angularkd.evaluate(data="digits", model="cifar/resnet8")
 
 
 def test_training_starts_from_weights_and_needs_leave_for_a_new_head(tmp_path) -> None:
     base = {**SMALL, "model": "cifar/resnet8", "weights": untrained(tmp_path, 7), "epochs": 1}
-    with pytest.raises(InputError, match="7 classes, the data has 10: add --new-head"):
+    with pytest.raises(InputError, match="7 classes, the data has 10: give `new_head`"):
         angularkd.train(**base, out=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     done = angularkd.train(**base, out=str(tmp_path / "run"), new_head=True, label_smoothing=0.1)
@@ -285,13 +274,13 @@ def test_a_run_without_a_checkpoint_is_resumed_with_the_same_options_only(teache
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Progressor, "step", stop)
+        patch.setattr(Silent, "step", stop)
         with pytest.raises(KeyboardInterrupt):
             angularkd.distill(**options(teacher, tmp_path / "run", epochs=1))
     before = (tmp_path / "run/config.yaml").read_text()
-    with pytest.raises(InputError, match="started with other options"):
+    with pytest.raises(InputError, match="was started with another command"):
         angularkd.train(**SMALL, model="cifar/resnet8", epochs=1, out=str(tmp_path / "run"), resume=True)
-    with pytest.raises(InputError, match="started with other options"):
+    with pytest.raises(InputError, match="was started with another epochs:"):
         angularkd.distill(**options(teacher, tmp_path / "run", epochs=2), resume=True)
     assert (tmp_path / "run/config.yaml").read_text() == before
     assert angularkd.distill(**options(teacher, tmp_path / "run", epochs=1), resume=True).results["epochs"] == 1
@@ -342,7 +331,7 @@ def test_a_model_of_ones_own_must_give_logits(tmp_path) -> None:
 def test_a_finished_model_is_tuned_for_other_classes_with_a_new_head(teacher, tmp_path) -> None:
     data = folder_of_images(tmp_path / "data", {"a": 30, "b": 30}, size=8)
     base = {"data": str(data), "model": str(teacher), "epochs": 1, "batch_size": 16, "out": str(tmp_path / "run")}
-    with pytest.raises(InputError, match="add --new-head"):
+    with pytest.raises(InputError, match="give `new_head`"):
         angularkd.train(**base)
     done = angularkd.train(**base, new_head=True)
     assert read_metadata(done.folder / "student.safetensors")["classes"] == ["a", "b"]

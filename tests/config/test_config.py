@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from angularkd import InputError
 from angularkd.cli import parse
-from angularkd.config.commands import DEFAULT_LOSSES, DistillConfig, TrainConfig
-from angularkd.config.objective import format_losses, parse_losses
+from angularkd.config import DEFAULT_LOSSES, DistillConfig, TrainConfig, format_losses, parse_losses, with_flags
 from angularkd.losses import LOSSES, read_terms
 
 REQUIRED = {"data": "digits", "teacher": "cifar/resnet20", "student": "cifar/resnet8"}
@@ -79,15 +78,15 @@ def test_paths_and_single_losses_are_taken_from_python(tmp_path) -> None:
     [
         ({"loss": 5}, "losses are a mapping"),
         ({"epoch": 3}, r"unknown option 'epoch'\. Did you mean 'epochs'"),
-        ({"epochs": 0}, "epochs: .*greater than 0, got 0"),
-        ({"epochs": "many"}, "epochs: .*got 'many'"),
-        ({"augment": ("flop",)}, "augment"),
+        ({"epochs": 0}, "`epochs`: .*greater than 0, got 0"),
+        ({"epochs": "many"}, "`epochs`: .*got 'many'"),
+        ({"augment": ("flop",)}, "`augment`: .*got 'flop'"),
         ({"milestones": (0.7, 0.2)}, "rising fractions"),
         ({"image_size": 0}, "at least 1 pixel"),
         ({"loss": ["ce"]}, "NAME=WEIGHT"),
         ({"loss": ["ce=1", "ce=2"]}, "given twice"),
         ({"loss": {"kd": {"T": 2}}}, "'kd' has no weight"),
-        ({"schedule": "cosin"}, "schedule"),
+        ({"schedule": "cosin"}, "`schedule`: .*got 'cosin'"),
     ],
 )
 def test_bad_options_are_named_in_one_line(options, message) -> None:
@@ -96,8 +95,13 @@ def test_bad_options_are_named_in_one_line(options, message) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_messages_name_parameters_which_become_flags() -> None:
+    text = "give `image_size`, or `loader=workers`, or `loss=ce=1`; 'a' and `layer 1` stay"
+    assert with_flags(text) == "give --image-size, or --loader workers, or --loss ce=1; 'a' and `layer 1` stay"
+
+
 def test_missing_options_are_named() -> None:
-    with pytest.raises(InputError, match="'teacher' is required; the option 'student' is required"):
+    with pytest.raises(InputError, match="^the option `student` is required; the option `teacher` is required$"):
         DistillConfig.from_options(data="digits")
 
 

@@ -8,17 +8,14 @@ from pathlib import Path
 
 import pytest
 
-import angularkd
 from angularkd.cli import main
 
 RUN = ["digits", "--image-size", "8", "--batch-size", "128", "--epochs", "1", "--lr", "0.02"]
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher") / "run"
-    options = {"image_size": 8, "batch_size": 128, "epochs": 3, "lr": 0.05, "schedule": "onecycle"}
-    return angularkd.train(data="digits", model="cifar/resnet8", out=str(folder), **options).folder
+def teacher(digits_teacher) -> Path:
+    return digits_teacher
 
 
 @pytest.mark.parametrize(
@@ -72,7 +69,7 @@ def test_variants_of_amd(variant, stages, teacher, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--loss", "amd=10,grid=4"], r"stage 1 \(teacher's layer2 \[32, 4, 4\], student's layer2 .*4x4 grid leaves"),
+        (["--loss", "sp=10,stages=7"], r"loss 'sp' is to act on stages \[7\], and 3 are paired"),
         (["--loss", "amd=10,attention=gradcma"], "no attention 'gradcma'"),
         (["--loss", "amd=10,attention=rollout"], "use attention=token_norm"),
         (["--loss", "dkd=1", "--mixup", "0.2"], "loss 'dkd' needs one class a sample"),
@@ -80,7 +77,7 @@ def test_variants_of_amd(variant, stages, teacher, tmp_path) -> None:
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",
 )
-def test_what_cannot_be_combined_is_said_in_one_line_and_leaves_nothing(
+def test_what_cannot_be_combined_is_named_in_one_line_and_leaves_nothing(
     flags, message, teacher, tmp_path, capsys
 ) -> None:
     out = tmp_path / "run"

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 import angularkd
 from angularkd import Distiller, InputError
 from angularkd.cli import main
+from angularkd.distillation import About, CachedTeacher, LiveTeacher, TeacherCache
 from angularkd.distillation.cached_teacher import from_top, to_top
-from angularkd.distillation.filling import _fingerprint_of_teacher
-from angularkd.distillation.teacher_cache import About, Field, TeacherCache
-from angularkd.models import cifar
+from angularkd.distillation.teacher_cache import Field
+from angularkd.models import cifar, fingerprint
+from angularkd.training.cache_key import _teacher_fingerprint
 
 ABOUT = About("teacher", "mean 0", "32-true", "data", {"ops": ["flip"]}, samples=10, views_count=2)
 FIELDS = (Field("logits", (3,)), Field("layer1 PowerMap(power=2.0)", (1, 4, 4)))
@@ -73,8 +74,8 @@ def test_a_truncated_cache_is_refused(tmp_path, ending) -> None:
         TeacherCache(tmp_path, ABOUT, FIELDS)
 
 
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path) -> None:
-    with pytest.raises(InputError, match=r"needs .* GiB .* fewer views with --cache-views"):
+def test_a_full_disk_is_named_before_anything_is_written(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"needs .* GiB .* fewer views with `cache_views`"):
         TeacherCache(tmp_path, replace(ABOUT, samples=10**9, views_count=10**4), FIELDS)
     assert not list(tmp_path.iterdir())
 
@@ -112,36 +113,35 @@ def test_processes_that_fill_at_once_do_not_disturb_each_other(tmp_path) -> None
 
 
 def cached_distiller(folder: Path, losses: dict) -> tuple[Distiller, list[int]]:
-    """A distiller whose teacher counts the images that it sees."""
+    """A distiller with a cached teacher, and the numbers of images that the teacher's network runs for."""
     torch.manual_seed(0)
     teacher, student = cifar.create("resnet14", 10), cifar.create("resnet8", 10)
-    distiller = Distiller(teacher, student, losses, example=torch.zeros(1, 3, 16, 16))
-    about = replace(ABOUT, samples=40)
-    distiller.keep_answers(torch.zeros(1, 3, 16, 16), lambda fields: TeacherCache(folder, about, fields))
-    seen: list[int] = []
-    teacher.register_forward_pre_hook(lambda _m, inputs: seen.append(len(inputs[0])))
-    return distiller.train(), seen
+    cached = CachedTeacher(LiveTeacher(teacher), folder, replace(ABOUT, samples=40))
+    distiller = Distiller(cached, student, losses, example=torch.zeros(1, 3, 16, 16))
+    runs: list[int] = []
+    teacher.register_forward_pre_hook(lambda _m, inputs: runs.append(len(inputs[0])))
+    return distiller.train(), runs
 
 
 @pytest.mark.parametrize(
     "losses",
     [
         {"kd": 1.0, "amd": 100.0},
-        {"amd": {"weight": 100.0, "power": [1, 2, 4]}, "at": 10.0, "ft": 1.0},
+        {"amd": {"weight": 100.0, "power": [1, 2, 4]}, "at": 10.0, "ft": {"weight": 1.0, "rate": None}},
         {"pkt": 10.0, "rkd": 1.0, "amd": {"weight": 10.0, "attention": "max"}},
         {"ce": 1.0, "dkd": 1.0},
     ],
     ids=lambda losses: " ".join(losses),
 )
 def test_cached_terms_are_the_live_ones_within_float16(tmp_path, losses) -> None:
-    distiller, seen = cached_distiller(tmp_path, losses)
+    distiller, runs = cached_distiller(tmp_path, losses)
     images, labels = torch.rand(8, 3, 16, 16), torch.arange(8) % 10
     indices = torch.arange(8) * 3
     state = {name: value.clone() for name, value in distiller.state_dict().items()}
     live = distiller(images, labels, indices)
     live.total.backward()
     gradient = distiller.student.conv1.weight.grad.clone()
-    assert seen == [8]
+    assert runs == [8]
     for warm in (False, True):
         distiller.load_state_dict(state)
         distiller.zero_grad()
@@ -151,24 +151,24 @@ def test_cached_terms_are_the_live_ones_within_float16(tmp_path, losses) -> None
             torch.testing.assert_close(cached.terms[name], term, rtol=5e-3, atol=1e-5)
         off = (distiller.student.conv1.weight.grad - gradient).norm() / gradient.norm()
         assert off < 2e-2, (warm, off)
-    assert seen == [8, 8]
+    assert runs == [8, 8]
 
 
 def test_the_teacher_runs_only_for_batches_that_are_not_all_there(tmp_path) -> None:
-    distiller, seen = cached_distiller(tmp_path, {"kd": 1.0, "amd": 1.0})
+    distiller, runs = cached_distiller(tmp_path, {"kd": 1.0, "amd": 1.0})
     images = torch.rand(12, 3, 16, 16)
     distiller(images[:4], None, torch.arange(4), 0)
     distiller(images, None, torch.arange(12), 0)
     distiller(images, None, torch.arange(12), 2)
     distiller(images, None, torch.arange(12), 1)
-    assert seen == [4, 12, 12]
+    assert runs == [4, 12, 12]
     mixed = distiller(images, None, torch.arange(12), None)
-    assert seen == [4, 12, 12, 12] and mixed.total.isfinite()
+    assert runs == [4, 12, 12, 12] and mixed.total.isfinite()
 
 
 @pytest.mark.parametrize("losses", [{"sp": 1.0}, {"amd": {"weight": 1.0, "attention": "gradcam"}}])
-def test_losses_that_look_at_more_force_a_live_teacher(tmp_path, losses) -> None:
-    with pytest.raises(InputError, match=rf"^{next(iter(losses))} must look at the live teacher.*leave out --cache"):
+def test_losses_that_use_more_force_a_live_teacher(tmp_path, losses) -> None:
+    with pytest.raises(InputError, match=rf"^{next(iter(losses))} must use the live teacher.*leave out `cache`"):
         cached_distiller(tmp_path, losses)
 
 
@@ -189,22 +189,20 @@ def test_top_logits_keep_the_largest_and_what_the_others_weigh() -> None:
 def test_a_cache_of_top_logits_teaches_nearly_as_all_do(tmp_path, top, names) -> None:
     torch.manual_seed(0)
     teacher, student = cifar.create("resnet14", 10), cifar.create("resnet8", 10)
-    distiller = Distiller(teacher, student, {"kd": 1.0}, example=torch.zeros(1, 3, 16, 16)).train()
-    about = replace(ABOUT, samples=40)
-    cache = distiller.keep_answers(torch.zeros(1, 3, 16, 16), lambda fields: TeacherCache(tmp_path, about, fields), top)
-    assert [field.name for field in cache.fields] == names
+    cached = CachedTeacher(LiveTeacher(teacher), tmp_path, replace(ABOUT, samples=40), top)
+    Distiller(cached, student, {"kd": 1.0}, example=torch.zeros(1, 3, 16, 16))
+    assert [field.name for field in cached.cache.fields] == names
     images, indices = torch.rand(8, 3, 16, 16), torch.arange(8)
-    live, kept = teacher(images), distiller.teach(images, indices, 0).output
-    assert kept.shape == live.shape and torch.equal(kept.argmax(1), live.argmax(1))
-    torch.testing.assert_close(kept.topk(3).values, live.topk(3).values, rtol=2e-3, atol=2e-3)
-    again = distiller.teach(images, indices, 0).output
-    assert torch.equal(again, kept) and cache.missing_rows == 80 - 8
+    live, stored = teacher(images), cached(images, indices, 0).logits
+    assert stored.shape == live.shape and torch.equal(stored.argmax(1), live.argmax(1))
+    torch.testing.assert_close(stored.topk(3).values, live.topk(3).values, rtol=2e-3, atol=2e-3)
+    again = cached(images, indices, 0).logits
+    assert torch.equal(again, stored) and cached.cache.missing_rows == 80 - 8
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> str:
-    out = tmp_path_factory.mktemp("teacher") / "run"
-    return str(angularkd.train(model="cifar/resnet14", epochs=2, out=str(out), **RECIPE).folder)
+def teacher(digits_teacher) -> str:
+    return str(digits_teacher)
 
 
 def test_runs_fill_the_cache_and_a_warm_one_changes_nothing(teacher, tmp_path, monkeypatch) -> None:
@@ -230,9 +228,9 @@ def test_the_cache_command_fills_verifies_and_describes(teacher, tmp_path, capsy
     assert "0.0% of" in capsys.readouterr().out and not list(tmp_path.iterdir())
     main(["cache", "fill", *flags])
     printed = capsys.readouterr().out
-    assert "the teacher saw 2,590 images" in printed and "100.0% of" in printed
+    assert "the teacher ran for 2,590 images" in printed and "100.0% of" in printed
     main(["cache", "fill", *flags])
-    assert "the teacher saw 0 images" in capsys.readouterr().out
+    assert "the teacher ran for 0 images" in capsys.readouterr().out
     main(["cache", "verify", *flags])
     assert "logits: off by" in capsys.readouterr().out
     values = next((tmp_path / "cache").glob("*/logits*.f16"))
@@ -274,7 +272,7 @@ def test_top_logits_are_verified_with_their_classes(teacher, tmp_path, capsys, t
         (["--loss", "ce=1", "--loss", "sp=1"], "leave out --cache"),
     ],
 )
-def test_what_cannot_be_kept_is_said_and_leaves_nothing(teacher, tmp_path, capsys, flags, message) -> None:
+def test_what_cannot_be_stored_is_named_and_leaves_nothing(teacher, tmp_path, capsys, flags, message) -> None:
     common = ["digits", "--teacher", teacher, "--student", "cifar/resnet8", "--image-size", "8"]
     with pytest.raises(SystemExit) as stop:
         main(["distill", *common, *flags, "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")])
@@ -296,7 +294,7 @@ def test_endless_views_come_round_again_where_they_are_limited(teacher, tmp_path
         "resized_crop",
     ]
     main(["cache", "fill", *flags, "--cache-views", "3", "--cache", str(tmp_path / "cache")])
-    assert "the teacher saw 3,885 images" in capsys.readouterr().out
+    assert "the teacher ran for 3,885 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["cache"], ["cache", "empty"], ["cache", "fill", "digits", "--teacher", "x"]])
@@ -311,7 +309,7 @@ def test_another_forward_with_equal_weights_has_another_cache(tmp_path) -> None:
     for activation in (nn.ReLU, nn.Tanh):
         torch.manual_seed(0)
         module = nn.Sequential(nn.Conv2d(3, 4, 3), activation())
-        keys.add(_fingerprint_of_teacher(module))
+        keys.add(_teacher_fingerprint(module))
     assert len(keys) == 2
 
 
@@ -319,12 +317,12 @@ def test_another_forward_with_equal_weights_has_another_cache(tmp_path) -> None:
     ("action", "flags", "message"),
     [
         ("verify", [], "fill it first"),
-        ("fill", ["--loss", "ce=1"], "no loss of this objective looks at the teacher"),
+        ("fill", ["--loss", "ce=1"], "no loss of this objective uses the teacher"),
         ("fill", ["--teacher-train", "1"], "is to be fitted first"),
         ("fill", ["--cache", __file__], "--cache"),
     ],
 )
-def test_a_cache_that_cannot_be_used_is_told(teacher, tmp_path, capsys, action, flags, message) -> None:
+def test_a_cache_that_cannot_be_used_is_named(teacher, tmp_path, capsys, action, flags, message) -> None:
     common = ["digits", "--teacher", teacher, "--student", "cifar/resnet8", "--image-size", "8", "--augment", "flip"]
     cache = [] if "--cache" in flags else ["--cache", str(tmp_path / "cache")]
     with pytest.raises(SystemExit) as stop:
@@ -333,7 +331,28 @@ def test_a_cache_that_cannot_be_used_is_told(teacher, tmp_path, capsys, action, 
     assert stop.value.code == 2 and complaint.count("\n") == 1 and message in complaint
 
 
-def test_the_teacher_stays_as_it_was(teacher, tmp_path) -> None:
-    distiller, _ = cached_distiller(tmp_path, {"kd": 1.0})
-    assert isinstance(distiller.teacher.module, nn.Module) and not distiller.teacher.module.training
+def test_cached_steps_leave_the_teacher_as_it_was(tmp_path) -> None:
+    distiller, runs = cached_distiller(tmp_path, {"ce": 1.0, "kd": 1.0, "amd": 10.0})
+    module = distiller.teacher.module
+    weights, hooks = fingerprint(module), hooks_of(module)
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=0.1)
+    images, labels, indices = torch.rand(8, 3, 16, 16), torch.arange(8), torch.arange(8)
+    for view in (0, 1, 0, None):  # two that are stored, one that is there already, one live
+        distiller(images, labels, indices, view).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert runs == [8, 8, 8]
+    assert fingerprint(module) == weights
+    assert hooks_of(module) == hooks and sum(map(len, hooks.values())) > 0
+    assert not any(part.training for part in module.modules())
+    assert all(parameter.grad is None for parameter in module.parameters())
     assert not any(name.startswith("teacher") for name in distiller.state_dict())
+    distiller.close()
+    assert sum(map(len, hooks_of(module).values())) == 1, "the one that counts here"
+
+
+def hooks_of(module: nn.Module) -> dict[str, list[object]]:
+    """The hooks in front of and behind each part of a module."""
+    return {
+        name: [*part._forward_pre_hooks.values(), *part._forward_hooks.values()] for name, part in module.named_modules()
+    }

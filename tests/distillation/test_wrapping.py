@@ -1,4 +1,4 @@
-"""The extractor and the distiller under torch.compile, autocast and DDP, and what watching a teacher costs in memory."""
+"""The extractor and the distiller under torch.compile, autocast and DDP, and what extracting a teacher's features costs in memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
 from angularkd import Distiller
-from angularkd.features import PowerMap
-from angularkd.features.extractor import FeatureExtractor
-from angularkd.features.stages import find_stages
+from angularkd.features import FeatureExtractor, PowerMap
 from angularkd.models import cifar
+from traced import stages_of
 
 LOSSES = {"ce": 1.0, "kd": 1.0, "amd": 10.0}
 
@@ -40,7 +39,7 @@ def gradient(distiller: nn.Module, student: nn.Module, data: tuple[Tensor, Tenso
 
 
 def compare_compiled_with_eager() -> None:
-    """Runs in a process of its own, without the shape checks, which cannot be compiled."""
+    """Runs in a process of its own, for shape checks, where they are on, cannot be compiled."""
     images, _ = batch()
     teacher, student = models()
     plain = gradient(Distiller(teacher, student, LOSSES, example=images).train(), student, batch())
@@ -56,7 +55,8 @@ def compare_compiled_with_eager() -> None:
 
 
 def test_compiled_equals_eager() -> None:
-    run = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_wrapping as test; "
+    folders = [str(folder) for folder in Path(__file__).parents[:2]]  # this one, and that of the helpers
+    run = f"import sys; sys.path[:0] = {folders}; import test_wrapping as test; "
     command = [sys.executable, "-c", f"{run} test.compare_compiled_with_eager()"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout == "equal\n", done.stderr
@@ -64,12 +64,12 @@ def test_compiled_equals_eager() -> None:
 
 def test_autocast_computes_the_maps_in_full_precision() -> None:
     teacher, _ = models()
-    stages = find_stages(teacher, batch()[0])
+    stages = stages_of(teacher, batch()[0])
     with FeatureExtractor(teacher.eval(), stages, (PowerMap(),)) as extractor, torch.no_grad():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             half = extractor(batch()[0])
         full = extractor(batch()[0])
-    assert half.output.dtype == torch.bfloat16
+    assert half.logits.dtype == torch.bfloat16
     for ours, expected in zip(half.features[PowerMap()], full.features[PowerMap()], strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, expected, rtol=0.1, atol=0.1)
@@ -117,15 +117,15 @@ def test_two_processes_equal_one(tmp_path) -> None:
         torch.testing.assert_close(torch.load(Path(tmp_path) / f"{rank}.pt"), expected)
 
 
-def test_watching_a_teacher_takes_less_than_a_twentieth_of_its_memory(tmp_path) -> None:
+def test_extracting_features_takes_less_than_a_twentieth_of_its_memory(tmp_path) -> None:
     model = cifar.create("wrn_16_2", 10).eval()
     images = torch.rand(128, 3, 32, 32)
-    stages = find_stages(model, images[:1])
+    stages = stages_of(model, images[:1])
     extractor = FeatureExtractor(model, stages, (PowerMap(),))
     with torch.no_grad():
         bare = peak_bytes(lambda: model(images), tmp_path / "bare.json")
-        watched = peak_bytes(lambda: extractor(images), tmp_path / "watched.json")
-    assert bare > 0 and watched < 1.05 * bare, (watched, bare)
+        extracted = peak_bytes(lambda: extractor(images), tmp_path / "extracted.json")
+    assert bare > 0 and extracted < 1.05 * bare, (extracted, bare)
 
 
 def peak_bytes(call, trace: Path) -> int:

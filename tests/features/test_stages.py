@@ -300,7 +300,7 @@ def test_maps_in_dictionaries_tuples_and_lists_are_found(pack: str, item: tuple[
     model = Model()
     (stage,) = named_stages(model, ["body"], images())
     assert (stage.item, stage.shape) == (item, (8, 16, 16))
-    assert stage.tensor(model.body(images())).shape == (2, 8, 16, 16)
+    assert stage.tap.find(model.body(images())).shape == (2, 8, 16, 16)
 
 
 class ConvolutionalStem(nn.Module):
@@ -445,9 +445,8 @@ def test_the_gradient_of_overwritten_features_is_right() -> None:
     torch.testing.assert_close(found, model.first.weight.grad)
 
 
-def test_as_map_copies_only_what_is_overwritten() -> None:
+def test_only_what_is_overwritten_is_copied() -> None:
     output = torch.randn(2, 5, 3, 4)
-    stage = Stage("x", 5, 3, 4, 1.0)
-    assert stage.as_map(output) is output
-    copy = Stage("x", 5, 3, 4, 1.0, overwritten=True).as_map(output)
+    assert Stage("x", 5, 3, 4, 1.0).tap.copied(output) is output
+    copy = Stage("x", 5, 3, 4, 1.0, overwritten=True).tap.copied(output)
     assert torch.equal(copy, output) and copy.data_ptr() != output.data_ptr()

@@ -31,8 +31,10 @@ CASES: dict[str, dict] = {
     },
     "9x3, 3x3 patches": {"size": [9, 3], "options": {"grid": 3, "local_weight": 0.2}},
     "7x7": {"size": [7, 7], "options": {"scale": 64.0}},
+    "7x7, 2x2 patches": {"size": [7, 7], "options": {"grid": 2, "local_weight": 0.2}},
+    "5x3, 2x2 patches": {"size": [5, 3], "options": {"grid": 2, "local_weight": 1.0}},
 }
-"""Maps of odd sides; the grid divides them, so that all cells are equal."""
+"""Maps of odd sides. Where the grid does not divide a side, cells are cut at its floor, as the authors do: 7 is 3 + 4."""
 
 
 def stage(channels: int, height: int, width: int, seed: int) -> Stage:

@@ -11,7 +11,7 @@ from torch import Tensor
 from angularkd import AMDLoss, InputError
 from angularkd.features import PowerMap
 from angularkd.losses.amd import MARGINS as NAMED_MARGINS
-from angularkd.losses.amd import cosine_with_margin, patches
+from angularkd.losses.amd import cosine_with_margin, fits_grid, patches, region_distance
 
 MARGINS = [(1.35, 0.0, 0.0), (1.0, 0.0, 0.0), (1.2, 0.3, 0.0), (1.0, 0.0, 0.2), (1.1, 0.2, 0.1)]
 GOLDEN = [(64, m) for m in ("1.0", "1.1", "1.2", "1.35", "1.5", "2.0")] + [(32, "1.35"), (8, "1.35")]
@@ -31,6 +31,9 @@ def slow_amd(
     scale: float,
     grid: int | None,
     w: float,
+    centered: bool = False,
+    normalization: str = "norm",
+    balanced: bool = False,
 ) -> float:
     """One stage of equal sizes by loops over samples and positions, in Python's floats, from the formulas of the paper."""
 
@@ -39,7 +42,8 @@ def slow_amd(
         for sample in stage.tolist():
             height, width = len(sample[0]), len(sample[0][0])
             power = [[sum(channel[y][x] ** 2 for channel in sample) for x in range(width)] for y in range(height)]
-            norm = math.sqrt(sum(value**2 for row in power for value in row)) + 1e-6
+            values = [value for row in power for value in row]
+            norm = (max(values) if normalization == "max" else math.sqrt(sum(value**2 for value in values))) + 1e-6
             positive = [[0.0] * width for _ in range(height)]
             negative = [[0.0] * width for _ in range(height)]
             angular = [[0.0] * width for _ in range(height)]
@@ -52,23 +56,30 @@ def slow_amd(
             result.append([angular, positive, negative])
         return result
 
+    def unit(values: list[float]) -> list[float]:
+        mean = sum(values) / len(values) if centered else 0.0
+        norm = math.sqrt(sum((value - mean) ** 2 for value in values))
+        return [(value - mean) / norm for value in values]
+
     def region(s: list, t: list, rows: range, columns: range) -> float:
         total = 0.0
         for sample_s, sample_t in zip(s, t, strict=True):
             for map_s, map_t in zip(sample_s, sample_t, strict=True):
-                norm_s = math.sqrt(sum(map_s[y][x] ** 2 for y in rows for x in columns))
-                norm_t = math.sqrt(sum(map_t[y][x] ** 2 for y in rows for x in columns))
-                total += sum((map_s[y][x] / norm_s - map_t[y][x] / norm_t) ** 2 for y in rows for x in columns)
+                ours, theirs = (unit([of[y][x] for y in rows for x in columns]) for of in (map_s, map_t))
+                total += sum((a - b) ** 2 for a, b in zip(ours, theirs, strict=True))
         return total / (3 * len(s) * len(rows) * len(columns))
 
     s, t = maps(student), maps(teacher)
     height, width = student.shape[2:]
     whole = region(s, t, range(height), range(width))
+    factor = (height * width) ** (1 if centered else 2) if balanced else 1
     if grid is None:
-        return whole
-    h, v = height // grid, width // grid
-    cells = [(range(i * h, (i + 1) * h), range(j * v, (j + 1) * v)) for i in range(grid) for j in range(grid)]
-    return (1 - w) * whole + w * sum(region(s, t, rows, columns) for rows, columns in cells) / len(cells)
+        return factor * whole
+    tops, lefts = ([i * side // grid for i in range(grid + 1)] for side in (height, width))
+    cells = [(range(*tops[i : i + 2]), range(*lefts[j : j + 2])) for i in range(grid) for j in range(grid)]
+    if min(len(rows) * len(columns) for rows, columns in cells) < 2:
+        return factor * whole
+    return factor * ((1 - w) * whole + w * sum(region(s, t, *cell) for cell in cells) / len(cells))
 
 
 @pytest.mark.parametrize(("scale", "margin"), GOLDEN)
@@ -91,6 +102,99 @@ def test_equals_the_slow_oracle(margin, additive, cosine, grid) -> None:
     loss = AMDLoss(margin, additive, cosine, scale=8.0, grid=grid, local_weight=0.3)([student], [teacher])
     expected = slow_amd(student, teacher, margin, additive, cosine, 8.0, grid, 0.3)
     assert loss.item() == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("grid", [None, 2])
+@pytest.mark.parametrize("size", [(6, 12), (7, 7), (3, 9), (2, 2)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"centered": True},
+        {"normalization": "max"},
+        {"stage_weights": "balanced"},
+        {"centered": True, "normalization": "max", "stage_weights": "balanced"},
+    ],
+    ids=str,
+)
+def test_the_forms_that_are_not_the_papers_equal_the_slow_oracle(options, size, grid) -> None:
+    student, teacher = features(2, 3, *size, seed=1), features(2, 5, *size, seed=2)
+    loss = AMDLoss(1.2, scale=8.0, grid=grid, local_weight=0.3, **options)([student], [teacher])
+    balanced = options.pop("stage_weights", None) == "balanced"
+    expected = slow_amd(student, teacher, 1.2, 0.0, 0.0, 8.0, grid, 0.3, balanced=balanced, **options)
+    assert loss.item() == pytest.approx(expected, rel=1e-10)
+    options |= {"stage_weights": "balanced"} if balanced else {}
+
+
+def authors_patches(maps: Tensor) -> list[Tensor]:
+    """The four patches as the authors cut them: at h // 2 and w // 2."""
+    h, w = maps.shape[-2] // 2, maps.shape[-1] // 2
+    return [maps[..., :h, :w], maps[..., :h, w:], maps[..., h:, :w], maps[..., h:, w:]]
+
+
+@pytest.mark.parametrize("size", [(7, 7), (5, 8), (9, 3)])
+def test_a_grid_cuts_odd_maps_as_the_authors_do(size) -> None:
+    maps = torch.arange(2 * size[0] * size[1], dtype=torch.float64).view(2, *size)
+    ours, theirs = list(patches(maps, 2)), authors_patches(maps)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    student, teacher = features(2, 3, *size, seed=1), features(2, 4, *size, seed=2)
+    loss = AMDLoss(grid=2, local_weight=1.0)
+    local = []
+    for cell in range(4):
+        units = [
+            torch.nn.functional.normalize(authors_patches(loss.maps(stage))[cell].flatten(2), dim=2)
+            for stage in (student, teacher)
+        ]
+        local.append((units[0] - units[1]).square().mean())
+    torch.testing.assert_close(loss([student], [teacher]), torch.stack(local).mean(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "grid", "fits"), [((2, 2), 2, False), ((2, 4), 2, True), ((3, 3), 2, False), ((7, 7), 9, False)]
+)
+def test_a_map_too_small_for_the_grid_is_compared_whole(size, grid, fits) -> None:
+    assert fits_grid(size, grid) == fits
+    student, teacher = features(2, 3, *size, seed=1), features(2, 4, *size, seed=2)
+    whole, cut = (AMDLoss(grid=k)([student], [teacher]) for k in (None, grid))
+    assert torch.equal(whole, cut) != fits
+
+
+def test_balanced_stages_count_by_their_positions() -> None:
+    sizes = ((8, 8), (4, 4), (2, 3))
+    stages = [[features(2, c, *size, seed=i + c) for i, size in enumerate(sizes)] for c in (3, 4)]
+    for centered, exponent in ((False, 2), (True, 1)):
+        explicit = AMDLoss(centered=centered, stage_weights=[float(h * w) ** exponent for h, w in sizes])
+        balanced = AMDLoss(centered=centered, stage_weights="balanced")
+        torch.testing.assert_close(balanced(*stages), explicit(*stages), rtol=1e-12, atol=0)
+
+
+def test_centred_maps_are_compared_up_to_an_offset_and_a_scale() -> None:
+    """A correlation: of maps whose angular parts are shifted or scaled, and of features of any scale."""
+    student, teacher = (features(3, 5, 6, seed=i).abs() for i in (1, 2))
+    distance = region_distance(student, teacher, centered=True)
+    torch.testing.assert_close(region_distance(7 * student + 3, 0.5 * teacher - 2, centered=True), distance)
+    paired = zip(student.flatten(1), teacher.flatten(1), strict=True)
+    correlations = [torch.corrcoef(torch.stack(pair))[0, 1] for pair in paired]
+    torch.testing.assert_close(distance, 2 * (1 - torch.stack(correlations)).mean() / (3 * 30))
+    assert abs(region_distance(student + 3, teacher) - region_distance(student, teacher)) > 1e-4
+    features_s, features_t = features(2, 3, 6, 6, seed=1), features(2, 4, 6, 6, seed=2)
+    loss = AMDLoss(centered=True, eps=0.0)
+    torch.testing.assert_close(loss([features_s * 7], [features_t / 3]), loss([features_s], [features_t]))
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 1.0, 40.0])
+def test_a_map_without_variation_has_no_direction_and_a_bounded_gradient(level) -> None:
+    """What rounding leaves of a constant less its mean is no map to be compared."""
+    student = torch.full((2, 3, 7, 7), level, requires_grad=True)
+    loss = AMDLoss(centered=True, grid=2)([student], [features(2, 3, 7, 7).float()])
+    loss.backward()
+    assert loss.isfinite() and student.grad.abs().max() < 10
+
+
+def test_max_normalised_maps_reach_one_whatever_their_size() -> None:
+    for side in (2, 16):
+        stage = features(2, 3, side, side)
+        negative = AMDLoss(normalization="max", scale=1.0).maps(stage)[2]
+        torch.testing.assert_close(1 - negative.amin(dim=(1, 2)), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-5)
 
 
 def test_stages_are_summed() -> None:
@@ -142,10 +246,22 @@ def test_gradcheck(margin, additive, cosine, grid) -> None:
     assert torch.autograd.gradcheck(lambda s: loss([s], [teacher]), (student,))
 
 
+FORMS = [{"centered": True}, {"normalization": "max"}, {"centered": True, "stage_weights": "balanced"}]
+
+
 @pytest.mark.parametrize("grid", [None, 2])
-def test_student_equal_to_teacher_gives_zero(grid) -> None:
+@pytest.mark.parametrize("options", FORMS, ids=str)
+def test_gradcheck_of_the_other_forms(options, grid) -> None:
+    student, teacher = features(2, 3, 5, 6, seed=1, grad=True), features(2, 3, 5, 6, seed=2)
+    loss = AMDLoss(scale=4.0, grid=grid, **options)
+    assert torch.autograd.gradcheck(lambda s: loss([s], [teacher]), (student,))
+
+
+@pytest.mark.parametrize("grid", [None, 2])
+@pytest.mark.parametrize("options", [{}, *FORMS], ids=str)
+def test_student_equal_to_teacher_gives_zero(options, grid) -> None:
     stages = [features(3, 4, 8, 8, seed=1), features(3, 6, 4, 4, seed=2)]
-    assert AMDLoss(grid=grid)(stages, [stage.clone() for stage in stages]).item() == 0.0
+    assert AMDLoss(grid=grid, **options)(stages, [stage.clone() for stage in stages]).item() == 0.0
 
 
 def test_with_margin_one_the_positive_term_is_attention_transfer() -> None:
@@ -162,12 +278,13 @@ def test_with_margin_one_the_positive_term_is_attention_transfer() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("scale", [64.0, 200.0])
 @pytest.mark.parametrize("magnitude", [1e-3, 1.0, 300.0])
-def test_every_precision_is_finite_and_near_float64(dtype, scale, magnitude) -> None:
+@pytest.mark.parametrize("options", [{}, {"centered": True, "normalization": "max"}], ids=str)
+def test_every_precision_is_finite_and_near_float64(options, dtype, scale, magnitude) -> None:
     student = (features(2, 8, 8, 8, seed=1) * magnitude).to(dtype).requires_grad_()
     teacher = (features(2, 16, 8, 8, seed=2) * magnitude).to(dtype)
-    loss = AMDLoss(scale=scale)([student], [teacher])
+    loss = AMDLoss(scale=scale, **options)([student], [teacher])
     loss.backward()
-    exact = AMDLoss(scale=scale)([student.detach().double()], [teacher.double()])
+    exact = AMDLoss(scale=scale, **options)([student.detach().double()], [teacher.double()])
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert student.grad is not None and student.grad.dtype == dtype
     assert student.grad.isfinite().all()
@@ -266,8 +383,6 @@ def test_a_batch_of_one_works() -> None:
         ([(2, 3, 4, 4), (2, 3, 1, 1)], [(2, 3, 4, 4), (2, 3, 1, 1)], {}, "stage 1: a 1x1 map"),
         ([(2, 3, 4, 4)], [(3, 3, 4, 4)], {}, "stage 0: the student's batch holds 2"),
         ([(2, 3, 4, 4), (2, 3)], [(2, 3, 4, 4), (2, 3)], {}, "stage 1: expected the student's features"),
-        ([(2, 3, 4, 4)], [(2, 3, 4, 4)], {"grid": 4}, "stage 0: a 4x4 grid"),
-        ([(2, 3, 4, 4)], [(2, 3, 4, 4)], {"grid": 9}, "stage 0: a 9x9 grid"),
         ([(2, 3, 4, 4)], [(2, 3, 4, 4)], {"stage_weights": [1, 2]}, "2 stage_weights for 1 paired"),
     ],
 )
@@ -290,6 +405,8 @@ def test_features_that_do_not_fit_are_named(student, teacher, options, message) 
         ({"margin": "arcface", "cosine_margin": 0.1}, "sets all three margins"),
         ({"stage_weights": [1, -1]}, "stage_weights"),
         ({"stage_weights": [0, 0]}, "stage_weights"),
+        ({"stage_weights": "even"}, "numbers, one a stage, or balanced, got 'even'"),
+        ({"normalization": "mx"}, "no normalization 'mx'.*'max'"),
     ],
 )
 def test_options_out_of_range_are_named(options, message) -> None:

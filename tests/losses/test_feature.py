@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 from angularkd.errors import InputError
 from angularkd.features import PowerMap, match_sizes
+from angularkd.losses.amd import AMDLoss
 from angularkd.losses.boundary import ActivationBoundaries
 from angularkd.losses.factor import FactorTransfer
 from angularkd.losses.feature import (
@@ -22,6 +24,7 @@ from angularkd.losses.feature import (
     context_distance,
 )
 from angularkd.losses.projected import FitNet
+from angularkd.losses.relation import SimilarityPreserving
 from losses.feature_laws import (
     PRECISIONS,
     assert_gradients,
@@ -29,6 +32,7 @@ from losses.feature_laws import (
     assert_precision,
     assert_refused,
     assert_teacher_detached,
+    bare,
     random_features,
 )
 from losses.slow_layers import Array, array, context, match, pool, positions, power_map, unit
@@ -41,13 +45,17 @@ WIDER: Shapes = [(5, 6, 5), (6, 3, 4), (3, 3, 2)]
 WIDER_OTHER_SIZES: Shapes = [(5, 9, 4), (6, 7, 5), (3, 1, 3)]
 OTHER_SIZES: Shapes = [(3, 9, 4), (4, 7, 5), (2, 1, 3)]
 
-GOLDEN: dict[str, tuple[type[nn.Module], str]] = {
+Build = Callable[..., nn.Module]
+BARE_HINTS: Build = partial(FitNet, bare=True)
+POWER_FACTORS: Build = partial(FactorTransfer, rate=None)
+
+GOLDEN: dict[str, tuple[Build, str]] = {
     "at": (AttentionTransfer, "teacher"),
     "nst": (NeuronSelectivityTransfer, "teacher"),
     "fsp": (SolutionFlow, "teacher_same_channels"),
     "ab": (ActivationBoundaries, "teacher_same_channels"),
-    "fitnet": (FitNet, "teacher_same_channels"),
-    "factor": (FactorTransfer, "teacher"),
+    "fitnet": (BARE_HINTS, "teacher_same_channels"),
+    "factor": (POWER_FACTORS, "teacher"),
     "hcl": (HierarchicalContext, "teacher_same_channels"),
 }
 
@@ -143,7 +151,7 @@ def slow_max_pool(features: Array, height: int, width: int) -> Array:
     return out
 
 
-ORACLES: list[tuple[type[nn.Module], Slow, dict[str, Any]]] = [
+ORACLES: list[tuple[Build, Slow, dict[str, Any]]] = [
     (AttentionTransfer, summed(slow_attention), {}),
     (AttentionTransfer, summed(slow_attention), {"power": 1.0}),
     (AttentionTransfer, summed(slow_attention), {"power": 3.0, "squared": False}),
@@ -154,13 +162,13 @@ ORACLES: list[tuple[type[nn.Module], Slow, dict[str, Any]]] = [
     (HierarchicalContext, summed(context), {"levels": (3, 1)}),
     (ActivationBoundaries, slow_boundaries, {}),
     (ActivationBoundaries, slow_boundaries, {"margin": 0.5, "scale": 1.0, "stage_weights": [1.0, 1.0, 1.0]}),
-    (FitNet, summed(slow_hint), {}),
-    (FitNet, summed(slow_hint), {"per_element": False}),
-    (FactorTransfer, summed(slow_factor), {}),
-    (FactorTransfer, summed(slow_factor), {"power": 1.0, "exponent": 2.0}),
+    (BARE_HINTS, summed(slow_hint), {}),
+    (BARE_HINTS, summed(slow_hint), {"per_element": False}),
+    (POWER_FACTORS, summed(slow_factor), {}),
+    (POWER_FACTORS, summed(slow_factor), {"power": 1.0, "exponent": 2.0}),
 ]
-ANY_CHANNELS = (AttentionTransfer, NeuronSelectivityTransfer, FactorTransfer)
-MAPS = (AttentionTransfer, FactorTransfer)
+ANY_CHANNELS = (AttentionTransfer, NeuronSelectivityTransfer, POWER_FACTORS)
+MAPS = (AttentionTransfer, POWER_FACTORS)
 ALL = [loss for loss, _ in GOLDEN.values()]
 
 
@@ -173,7 +181,7 @@ def test_golden(golden: Any, name: str) -> None:
 
 @pytest.mark.parametrize("other_sizes", [False, True])
 @pytest.mark.parametrize(("loss", "slow", "options"), ORACLES)
-def test_equals_the_slow_oracle(loss: type[nn.Module], slow: Slow, options: dict[str, Any], other_sizes: bool) -> None:
+def test_equals_the_slow_oracle(loss: Build, slow: Slow, options: dict[str, Any], other_sizes: bool) -> None:
     equal, wider = (OTHER_SIZES, WIDER_OTHER_SIZES) if other_sizes else (SAME, WIDER)
     student = random_features(STUDENT, 0)
     teacher = random_features(wider if loss in ANY_CHANNELS else equal, 1)
@@ -184,7 +192,7 @@ def test_equals_the_slow_oracle(loss: type[nn.Module], slow: Slow, options: dict
 
 
 @pytest.mark.parametrize(("loss", "slow", "options"), ORACLES)
-def test_gradients(loss: type[nn.Module], slow: Slow, options: dict[str, Any]) -> None:
+def test_gradients(loss: Build, slow: Slow, options: dict[str, Any]) -> None:
     shapes = [(2, 3, 3), (2, 2, 2)]
     wider = [(3, 2, 4), (3, 3, 2)] if loss in ANY_CHANNELS else [(2, 2, 4), (2, 3, 2)]
     if "stage_weights" in options:
@@ -193,9 +201,7 @@ def test_gradients(loss: type[nn.Module], slow: Slow, options: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(("loss", "slow", "options"), ORACLES)
-def test_a_student_like_its_teacher_is_at_the_minimum(
-    loss: type[nn.Module], slow: Slow, options: dict[str, Any]
-) -> None:
+def test_a_student_like_its_teacher_is_at_the_minimum(loss: Build, slow: Slow, options: dict[str, Any]) -> None:
     teacher = random_features(STUDENT, 4)
     if loss is ActivationBoundaries:  # its minimum asks for the margin as well
         teacher = [stage.detach().sign() * (1 + stage.detach().abs()) for stage in teacher]
@@ -214,13 +220,13 @@ def test_boundaries_are_not_reached_within_the_margin() -> None:
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("loss", ALL)
-def test_every_precision(loss: type[nn.Module], dtype: torch.dtype) -> None:
+def test_every_precision(loss: Build, dtype: torch.dtype) -> None:
     teacher = WIDER if loss in ANY_CHANNELS else SAME
     assert_precision(loss(), (STUDENT, teacher), dtype)
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_autocast_changes_nothing(loss: type[nn.Module]) -> None:
+def test_autocast_changes_nothing(loss: Build) -> None:
     student = random_features(STUDENT, 5, dtype=torch.float32)
     teacher = random_features(SAME, 6, dtype=torch.float32)
     expected = loss()(student, teacher)
@@ -229,7 +235,7 @@ def test_autocast_changes_nothing(loss: type[nn.Module]) -> None:
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_a_teacher_of_another_precision_is_taken_as_the_students(loss: type[nn.Module]) -> None:
+def test_a_teacher_of_another_precision_is_taken_as_the_students(loss: Build) -> None:
     student = random_features(STUDENT, 5, dtype=torch.float32)
     teacher = random_features(SAME, 6, dtype=torch.float16)
     expected = loss()(student, [stage.detach().float() for stage in teacher])
@@ -238,17 +244,17 @@ def test_a_teacher_of_another_precision_is_taken_as_the_students(loss: type[nn.M
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_batch_permutation(loss: type[nn.Module]) -> None:
+def test_batch_permutation(loss: Build) -> None:
     assert_permutation_invariant(loss(), random_features(STUDENT, 7), random_features(SAME, 8))
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_the_teacher_carries_no_gradient(loss: type[nn.Module]) -> None:
+def test_the_teacher_carries_no_gradient(loss: Build) -> None:
     assert_teacher_detached(loss(), random_features(STUDENT, 9), random_features(SAME, 10))
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_a_batch_is_the_mean_of_its_samples(loss: type[nn.Module]) -> None:
+def test_a_batch_is_the_mean_of_its_samples(loss: Build) -> None:
     """So a batch of one works, and nothing here needs the whole batch."""
     student, teacher = random_features(STUDENT, 11), random_features(SAME, 12)
     singles = [loss()([s[i : i + 1] for s in student], [t[i : i + 1] for t in teacher]) for i in range(3)]
@@ -256,7 +262,7 @@ def test_a_batch_is_the_mean_of_its_samples(loss: type[nn.Module]) -> None:
 
 
 @pytest.mark.parametrize("loss", ALL)
-def test_dead_features_have_finite_gradients(loss: type[nn.Module]) -> None:
+def test_dead_features_have_finite_gradients(loss: Build) -> None:
     student = [torch.zeros(2, *shape, requires_grad=True) for shape in STUDENT]
     value = loss()(student, random_features(SAME, 13, batch=2, dtype=torch.float32))
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(value, student))
@@ -264,7 +270,7 @@ def test_dead_features_have_finite_gradients(loss: type[nn.Module]) -> None:
 
 
 @pytest.mark.parametrize("loss", MAPS)
-def test_maps_that_were_reduced_already_serve_as_well_as_features(loss: type[nn.Module]) -> None:
+def test_maps_that_were_reduced_already_serve_as_well_as_features(loss: Build) -> None:
     student, teacher = random_features(STUDENT, 14), random_features(WIDER_OTHER_SIZES, 15)
     module = loss(power=3.0)
     assert module.reduction == PowerMap(3.0)
@@ -274,7 +280,7 @@ def test_maps_that_were_reduced_already_serve_as_well_as_features(loss: type[nn.
 
 
 @pytest.mark.parametrize("loss", [loss for loss in ALL if loss not in MAPS])
-def test_the_other_losses_want_features_whole(loss: type[nn.Module]) -> None:
+def test_the_other_losses_want_features_whole(loss: Build) -> None:
     assert getattr(loss(), "reduction", None) is None
     maps = [torch.ones(2, 3, 3), torch.ones(2, 3, 3)]
     with pytest.raises(
@@ -284,7 +290,7 @@ def test_the_other_losses_want_features_whole(loss: type[nn.Module]) -> None:
 
 
 def test_the_learned_factors_want_features_whole() -> None:
-    assert FactorTransfer(STUDENT, WIDER, rate=0.5).reduction is None
+    assert FactorTransfer(STUDENT, WIDER).reduction is None
 
 
 def test_match_sizes_pools_features_as_it_pools_maps() -> None:
@@ -322,19 +328,66 @@ def test_context_levels_halve_their_weights_and_keep_short_sides() -> None:
     ],
 )
 def test_sequences_that_cannot_be_paired(
-    loss: type[nn.Module], student: list[tuple[int, ...]], teacher: list[tuple[int, ...]], message: str
+    loss: Build, student: list[tuple[int, ...]], teacher: list[tuple[int, ...]], message: str
 ) -> None:
     assert_refused(lambda: loss()([torch.ones(s) for s in student], [torch.ones(t) for t in teacher]), message)
 
 
-@pytest.mark.parametrize("loss", [AttentionTransfer, NeuronSelectivityTransfer, FactorTransfer])
-def test_a_single_position_has_no_direction(loss: type[nn.Module]) -> None:
+FEATURES = torch.ones(2, 3, 4, 4)
+
+
+@pytest.mark.parametrize("loss", [AMDLoss, SimilarityPreserving, *ALL])
+@pytest.mark.parametrize(
+    ("student", "teacher", "message"),
+    [
+        (
+            FEATURES,
+            [FEATURES],
+            "takes a sequence of the student's features, one tensor a stage, got torch.float32 [2, 3, 4, 4]",
+        ),
+        ([FEATURES], FEATURES, "takes a sequence of the teacher's features"),
+        (None, [FEATURES], "takes a sequence of the student's features, one tensor a stage, got NoneType"),
+        ([FEATURES, None], [FEATURES] * 2, "stage 1: expected the student's features as a tensor, got NoneType"),
+        ([FEATURES], ["layer3"], "stage 0: expected the teacher's features as a tensor, got str"),
+        ([FEATURES.int()], [FEATURES], "stage 0: the student's features are torch.int32 [2, 3, 4, 4]: give floats"),
+        ([FEATURES[:0]], [FEATURES[:0]], "stage 0: the student's features hold no sample"),
+        ([FEATURES[0, 0, 0]], [FEATURES], "got [4]: take the stage before it is pooled, flattened or reduced"),
+        ([FEATURES[..., 0, 0]], [FEATURES], "got [2, 3]: take the stage before it is pooled or flattened"),
+        ([FEATURES[:, :, None]], [FEATURES], "got [2, 3, 1, 4, 4]: fold the frames of a video"),
+        (
+            [torch.ones(4, 50, 384)],
+            [torch.ones(4, 50, 384)],
+            "got [4, 50, 384]: lay tokens [batch, tokens, channel] out",
+        ),
+        ([torch.ones(2, 197, 192)], [torch.ones(2, 197, 192)], "got [2, 197, 192]: lay tokens"),
+        ([torch.ones(2, 49, 768)], [torch.ones(2, 49, 768)], "got [2, 49, 768]: lay tokens"),
+    ],
+)
+def test_what_is_no_sequence_of_features_is_named(loss: Build, student: Any, teacher: Any, message: str) -> None:
+    assert_refused(lambda: bare(loss(), student, teacher), message)
+
+
+@pytest.mark.parametrize("size", [(1, 2), (2, 90), (30, 90), (97, 97), (101, 101), (50, 67), (112, 200), (64, 96)])
+def test_maps_of_any_usual_size_are_maps(size: tuple[int, int]) -> None:
+    student, teacher = (torch.rand(2, *size) for _ in range(2))
+    assert AttentionTransfer()([student], [teacher]).isfinite()
+
+
+def test_tokens_are_laid_out_as_the_error_says() -> None:
+    tokens = torch.randn(2, 12, 5)
+    laid_out = tokens.mT.unflatten(2, (3, 4))
+    assert torch.equal(laid_out[:, :, 1, 2], tokens[:, 6])
+    assert AMDLoss()([laid_out], [laid_out + 1]).isfinite()
+
+
+@pytest.mark.parametrize("loss", [AttentionTransfer, NeuronSelectivityTransfer, POWER_FACTORS])
+def test_a_single_position_has_no_direction(loss: Build) -> None:
     shapes = [(3, 4, 4), (3, 1, 1)]
     assert_refused(lambda: loss()(random_features(shapes, 0), random_features(shapes, 1)), "stage 1: a 1x1 map")
 
 
 @pytest.mark.parametrize("loss", [loss for loss in ALL if loss not in ANY_CHANNELS])
-def test_unequal_channels(loss: type[nn.Module]) -> None:
+def test_unequal_channels(loss: Build) -> None:
     student, teacher = random_features([(2, 4, 4), (3, 4, 4)], 0), random_features([(2, 4, 4), (5, 4, 4)], 1)
     assert_refused(lambda: loss()(student, teacher), "stage 1: the student has 3 channels, the teacher 5")
 
@@ -343,12 +396,13 @@ def test_unequal_channels(loss: type[nn.Module]) -> None:
     ("build", "message"),
     [
         (lambda: AttentionTransfer(power=0.5), "power must be at least 1"),
-        (lambda: FactorTransfer(power=0.5), "power must be at least 1"),
+        (lambda: FactorTransfer(rate=None, power=0.5), "power must be at least 1"),
         (lambda: FactorTransfer(exponent=0.5), "exponent must be at least 1"),
         (lambda: HierarchicalContext(levels=(4, 0)), "levels are the sides of pooling grids"),
         (lambda: ActivationBoundaries(margin=0.0), "margin must be positive"),
-        (lambda: FitNet(always_regress=True), "always_regress needs to know the channels"),
-        (lambda: FactorTransfer(rate=0.5), "give student_shapes and teacher_shapes"),
+        (lambda: FitNet(), "FitNet's regressors need to know the channels"),
+        (lambda: FitNet(bare=True, always_regress=True), "FitNet's regressors need to know the channels"),
+        (lambda: FactorTransfer(), "give student_shapes and teacher_shapes"),
         (
             lambda: SolutionFlow()([torch.ones(1, 2, 3, 3)], [torch.ones(1, 2, 3, 3)]),
             "consecutive stages, got a single one",

@@ -41,7 +41,7 @@ Build = Callable[[Shapes, Shapes], nn.Module]
 BUILDS: dict[str, Build] = {
     "ab": ActivationBoundaries,
     "fitnet": FitNet,
-    "factor": lambda s, t: FactorTransfer(s, t, rate=0.5),
+    "factor": FactorTransfer,
     "vid": VariationalInformation,
     "ofd": FeatureOverhaul,
     "mgd": MaskedGeneration,
@@ -82,7 +82,7 @@ def slow_factors(loss: FactorTransfer, student: list[Tensor], teacher: list[Tens
         assert factor.shape[1] == round(t.shape[1] / 2)
         units = [unit(f.reshape(len(f), -1)) for f in (translated, factor)]
         total += sum(abs(a - b) for a, b in zip(units[0].ravel(), units[1].ravel(), strict=True)) / units[0].size
-        total += float(np.abs(run(loss.decoders[i], factor) - t).mean())
+        total += 0.002 * float(np.abs(run(loss.decoders[i], factor) - t).mean())
     return total
 
 
@@ -362,7 +362,8 @@ def test_the_learned_layers_are_those_of_the_papers() -> None:
     loss = {name: build(STUDENT, TEACHER) for name, build in BUILDS.items()}
     factor = "c3 LeakyReLU c3 LeakyReLU c3 LeakyReLU"
     assert layers(loss["ab"].projectors[0]) == layers(loss["ofd"].connectors[0]) == "c1- bn"
-    assert layers(loss["fitnet"].regressors[0]) == layers(loss["mgd"].aligners[0]) == "c1"
+    assert layers(loss["fitnet"].regressors[0]) == "c1 bn ReLU"
+    assert layers(loss["mgd"].aligners[0]) == "c1"
     assert layers(loss["mgd"].generators[0]) == "c3 ReLU c3"
     assert layers(loss["vid"].regressors[0]) == "c1- ReLU c1- ReLU c1-"
     for module in (loss["factor"].translators[0], loss["factor"].paraphrasers[0], loss["factor"].decoders[0]):
@@ -379,20 +380,41 @@ def test_the_learned_layers_are_those_of_the_papers() -> None:
 
 def test_projectors_stand_only_where_they_are_needed() -> None:
     mixed = ([(3, 4, 4), (2, 2, 2)], [(3, 4, 4), (4, 2, 2)])
-    kinds = [type(regressor) for regressor in FitNet(*mixed).regressors]
+    kinds = [type(regressor) for regressor in FitNet(*mixed, bare=True).regressors]
     assert kinds == [nn.Identity, nn.Conv2d]
-    assert [type(r) for r in FitNet(*mixed, always_regress=True).regressors] == [nn.Conv2d, nn.Conv2d]
+    assert [type(r) for r in FitNet(*mixed, bare=True, always_regress=True).regressors] == [nn.Conv2d, nn.Conv2d]
+    assert [layers(regressor) for regressor in FitNet(*mixed).regressors] == ["c1 bn ReLU"] * 2
     assert isinstance(ActivationBoundaries(*mixed).projectors[0], nn.Identity)
-    assert list(FitNet().parameters()) == list(ActivationBoundaries().parameters()) == []
-    assert list(FactorTransfer(STUDENT, TEACHER).parameters()) == []
+    assert list(FitNet(bare=True).parameters()) == list(ActivationBoundaries().parameters()) == []
+    assert list(FactorTransfer(STUDENT, TEACHER, rate=None).parameters()) == []
 
 
 def test_the_paraphraser_learns_from_its_reconstruction_alone() -> None:
-    loss = FactorTransfer(STUDENT, TEACHER, rate=0.5, reconstruction_weight=0.0).double()
+    loss = FactorTransfer(STUDENT, TEACHER, reconstruction_weight=0.0).double()
     loss(random_features(STUDENT, 0), random_features(TEACHER, 1)).backward()
     for module in (loss.paraphrasers, loss.decoders):
         assert all(parameter.grad is None or not parameter.grad.any() for parameter in module.parameters())
     assert all(parameter.grad.any() for parameter in loss.translators.parameters())
+
+
+def test_the_paraphraser_learns_to_rebuild_the_teachers_features_beside_the_student() -> None:
+    """At the authors' weight, with plain gradient descent: the target that it makes is worth reaching."""
+    torch.manual_seed(0)
+    loss = FactorTransfer(STUDENT[:1], [(6, 5, 4)])
+    student = random_features(STUDENT[:1], 0, batch=8, dtype=torch.float32)
+    teacher = [student[0].detach().relu().repeat_interleave(2, dim=1)]
+    optimiser = torch.optim.SGD(loss.parameters(), lr=0.1, momentum=0.9)
+
+    def rebuilt() -> float:
+        with torch.no_grad():
+            return float((loss.decoders[0](loss.paraphrasers[0](teacher[0])) - teacher[0]).abs().mean())
+
+    first = rebuilt()
+    for _ in range(300):
+        optimiser.zero_grad()
+        (500 * loss(student, teacher)).backward()
+        optimiser.step()
+    assert rebuilt() < 0.6 * first
 
 
 def test_margins_are_the_means_of_the_negative_values() -> None:
@@ -525,7 +547,7 @@ def test_features_that_are_not_those_it_was_built_for(name: str) -> None:
     assert_refused(lambda: loss([student[0][0], student[1]], teacher), "stage 0: expected the student's features as")
 
 
-@pytest.mark.parametrize("name", ["ab", "ofd", "reviewkd"])
+@pytest.mark.parametrize("name", ["ab", "fitnet", "ofd", "reviewkd"])
 def test_batch_normalisation_needs_more_than_one_value(name: str) -> None:
     shapes = ([(3, 4, 4), (2, 1, 1)], [(5, 4, 4), (4, 1, 1)])
     student, teacher = (random_features(side, 0, batch=1) for side in shapes)

@@ -243,6 +243,35 @@ def test_samples_that_coincide_or_vanish_have_finite_gradients(name: str, dtype:
         assert value.isfinite() and collapsed.grad is not None and collapsed.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["pkt", "pkt-others", "cc-rbf", "sp"])
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_gradients_stay_small_where_samples_vanish(name: str, all_of_them: bool) -> None:
+    student, teacher = (x.detach().float() for x in example())
+    student[slice(None) if all_of_them else 2] = 0
+    student.requires_grad_()
+    evaluate(build(name), student, teacher).backward()
+    assert student.grad is not None and student.grad.abs().max() < 10
+
+
+def test_pkt_divides_by_norm_and_eps_away_from_zeros() -> None:
+    student, teacher = (x.detach().float() for x in example())
+    probabilities = []
+    for embedding in (student, teacher):
+        unit = embedding / (torch.linalg.vector_norm(embedding, dim=1, keepdim=True) + 1e-7)
+        kernel = (unit @ unit.mT + 1) / 2
+        probabilities.append(kernel / kernel.sum(dim=1, keepdim=True))
+    ours, theirs = probabilities
+    expected = (theirs * torch.log((theirs + 1e-7) / (ours + 1e-7))).sum() / 25
+    assert torch.equal(ProbabilisticKnowledgeTransfer()(student, teacher), expected)
+
+
+@pytest.mark.parametrize("embedding", [None, torch.ones(4), torch.ones(4, 6, 1), torch.ones(4, 6).int(), "embedding"])
+@pytest.mark.parametrize("name", ["pkt", "cc", "rkd"])
+def test_what_is_no_embedding_is_named(name: str, embedding: Any) -> None:
+    with pytest.raises(InputError, match=r"takes the teacher's embedding as floats \[batch, dim\], got "):
+        bare(build(name), torch.ones(4, 6), embedding)
+
+
 def test_rkd_gradients_stay_small_where_samples_coincide() -> None:
     student, teacher = example()
     student = student.detach().clone()

@@ -8,14 +8,39 @@ import pytest
 import torch
 
 from angularkd import Distiller, InputError
-from angularkd.losses import EMBEDDINGS, FEATURES, LOGITS, LOSSES, Loss, WeightedLosses, read_terms, signals_of
+from angularkd.losses import (
+    DISTILLATION_LOGITS,
+    EMBEDDINGS,
+    FEATURES,
+    LOGITS,
+    LOSSES,
+    Loss,
+    WeightedLosses,
+    read_terms,
+    signals_of,
+)
 from angularkd.losses.objective import WeightSchedule, read_objective
 from angularkd.models import cifar
 from angularkd.types import LossContext, Signals
 
-SIGNALS = {*FEATURES, *EMBEDDINGS, *LOGITS, "labels", "indices"}
+SIGNALS = {*FEATURES, *EMBEDDINGS, *LOGITS, DISTILLATION_LOGITS, "labels", "indices"}
 EQUAL_CHANNELS = {"fsp", "hcl"}
+TWO_HEADS = {"token"}
 OPTIONS = {"crd": {"num_negatives": 20}, "amd": {"grid": 2}}
+
+
+class TwoHeads(torch.nn.Module):
+    """A student with a distillation head beside its own, as timm's distilled models have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = cifar.create("resnet8", 10)
+        self.second = torch.nn.Linear(10, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        first = self.body(images)
+        second = self.second(first)
+        return (first, second) if self.training else (first + second) / 2
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -33,7 +58,8 @@ def test_rows_fit_their_classes(name) -> None:
 def test_every_loss_lowers_itself_through_the_distiller(name) -> None:
     torch.manual_seed(0)
     teacher = cifar.create("resnet14" if name in EQUAL_CHANNELS else "resnet8x4", 10)
-    student = cifar.create("resnet8", 10)
+    student = cifar.create("resnet8", 10) if name not in TWO_HEADS else TwoHeads()
+    body = student.body if isinstance(student, TwoHeads) else student
     images, labels, indices = torch.rand(6, 3, 16, 16), torch.arange(6), torch.arange(6) * 2
     distiller = Distiller(
         teacher,
@@ -48,7 +74,7 @@ def test_every_loss_lowers_itself_through_the_distiller(name) -> None:
         out = distiller(images, labels, indices)
         out.total.backward()
         if step == 0:
-            first = student.conv1.weight.grad
+            first = body.conv1.weight.grad
             assert first is not None and first.isfinite().all() and first.abs().sum() > 0
             assert all(p.grad is not None and p.grad.isfinite().all() for p in distiller.losses.parameters())
         optimizer.step()
@@ -147,9 +173,8 @@ def test_a_schedule_that_is_none_is_named(value) -> None:
 
 
 def test_what_does_not_fit_is_named_by_its_modules() -> None:
-    models = cifar.create("resnet14", 10), cifar.create("resnet8", 10)
-    distiller = Distiller(*models, {"amd": {"weight": 1.0, "grid": 3}})
-    with pytest.raises(
-        InputError, match=r"stage 2 \(teacher's layer3 \[64, 4, 4\], student's layer3 .*: a 3x3 grid leaves"
-    ):
-        distiller(torch.rand(2, 3, 16, 16), torch.arange(2))
+    models = cifar.create("resnet8x4", 10), cifar.create("resnet8", 10)
+    for stages, named in (("all", 0), ("last", 2), ([2, 3], 1)):
+        distiller = Distiller(*models, {"hcl": {"weight": 1.0, "stages": stages}})
+        with pytest.raises(InputError, match=rf"stage {named} \(teacher's layer{named + 1} .*: the student has"):
+            distiller(torch.rand(2, 3, 16, 16), torch.arange(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,19 +10,17 @@ import torch
 from torch.optim import SGD, AdamW
 
 from angularkd import InputError
-from angularkd.config.commands import TrainConfig
-from angularkd.data.opening import open_data
-from angularkd.models.opening import open_classifier
-from angularkd.models.weights import save_weights
+from angularkd.data import SOURCES
+from angularkd.models import open_classifier, save_weights
+from angularkd.system.devices import resolve_precision
 from angularkd.training import build as training_build
-from angularkd.training import build_data
-from angularkd.training.build import build_training
+from helpers import training_job
 
 BASE = {"data": "digits", "model": "cifar/resnet8", "image_size": 8, "batch_size": 100, "epochs": 5, "device": "cpu"}
 
 
 def build(**options):
-    return build_training(TrainConfig.from_options(**{**BASE, **options}))
+    return training_job(**{**BASE, **options})
 
 
 def test_sgd_and_its_defaults() -> None:
@@ -65,7 +64,7 @@ def test_channels_last_is_the_default_for_weights_and_images() -> None:
     )
 
 
-def test_images_are_normalised_by_the_training_images_unless_told() -> None:
+def test_images_are_normalised_by_the_training_images_by_default() -> None:
     own = build().student.preprocessing
     assert own.source == "the training images' own"
     assert 0.2 < own.mean[0] < 0.4
@@ -90,19 +89,21 @@ def test_a_device_that_is_not_there_is_named() -> None:
         build(device="cuda")
 
 
-@pytest.mark.parametrize(("size", "opened"), [((16, 16), 1), ((8, 8), 2)])
-def test_data_are_opened_anew_only_for_another_size_than_theirs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], opened: int
+@pytest.mark.parametrize("size", [(16, 16), (8, 8)])
+def test_data_are_opened_once_and_brought_to_the_size_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:
     weights = tmp_path / "model.safetensors"
     trained = {"model": "cifar/resnet8", "classes": list(map(str, range(10))), "image_size": list(size)}
     save_weights(weights, open_classifier("cifar/resnet8", 10).module, {**trained, "mean": [0.5] * 3, "std": [0.5] * 3})
-    calls = []
-    monkeypatch.setattr(
-        build_data, "open_data", lambda *args, **options: calls.append(1) or open_data(*args, **options)
-    )
-    job = build_training(TrainConfig.from_options(data="digits", model="cifar/resnet8", weights=weights, device="cpu"))
-    assert (job.views.image_size, len(calls)) == (size, opened)
+    opened, row = [], SOURCES["digits"]
+    counted = replace(row, open=lambda argument: opened.append(argument) or row.open(argument))
+    monkeypatch.setitem(SOURCES, "digits", counted)
+    options = {"data": "digits", "model": "cifar/resnet8", "weights": weights, "device": "cpu"}
+    job = training_job(**options)
+    assert (job.views.image_size, len(opened)) == (size, 1)
+    asked = next(training_job(**options, image_size=size).batches.epoch(0))
+    assert torch.equal(next(job.batches.epoch(0)).images, asked.images)
 
 
 def test_evaluation_takes_what_a_gpu_has_room_for_unless_workers_decode(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,10 +130,8 @@ def test_evaluation_takes_what_a_gpu_has_room_for_unless_workers_decode(monkeypa
 def test_half_precision_is_taken_where_a_gpu_has_it(monkeypatch, device, cuda, bf16, precision) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-    wanted = {**BASE, "device": device}
-    assert training_build.with_precision(TrainConfig.from_options(**wanted)).precision == precision
-    chosen = TrainConfig.from_options(**wanted, precision="16-mixed")
-    assert training_build.with_precision(chosen).precision == "16-mixed"
+    assert resolve_precision(device, "auto") == precision
+    assert resolve_precision(device, "16-mixed") == "16-mixed"
 
 
 def test_a_run_says_its_precision() -> None:

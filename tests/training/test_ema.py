@@ -6,16 +6,15 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 import angularkd
 from angularkd import InputError
-from angularkd.config.commands import DistillConfig, TrainConfig
-from angularkd.training.build import build_distillation
+from angularkd.config import TrainConfig
+from angularkd.training import Silent
 from angularkd.training.ema import AveragedStudent
-from angularkd.training.progress import Progressor
+from helpers import distillation_job, same, saved_weights
 
 DECAY = 0.9
 RUN = {
@@ -58,12 +57,8 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
 def saved(run: angularkd.Run, file: str = "student.safetensors") -> dict[str, Tensor]:
-    return load_file(run.folder / file)
+    return saved_weights(run.folder, file)
 
 
 def trained(run: angularkd.Run) -> dict[str, Tensor]:
@@ -198,12 +193,12 @@ def test_the_average_is_what_is_validated_and_measured(plain, recorded) -> None:
 def test_a_stopped_run_goes_on_with_the_same_average(recorded, tmp_path, monkeypatch, stop_at) -> None:
     whole, _ = recorded
 
-    def stop(self: Progressor, *arguments) -> None:
+    def stop(self: Silent, *arguments) -> None:
         if stop_at == "epoch" or arguments[:2] == (1, 5):  # after the first epoch, or within the second
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Progressor, stop_at, stop)
+        patch.setattr(Silent, stop_at, stop)
         with pytest.raises(KeyboardInterrupt):
             angularkd.train(**RUN, ema=DECAY, out=str(tmp_path / "run"))
     resumed = angularkd.train(**RUN, ema=DECAY, out=str(tmp_path / "run"), resume=True)
@@ -222,20 +217,19 @@ def test_a_run_is_not_resumed_with_another_average(recorded) -> None:
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, 1.5])
 def test_a_decay_outside_of_0_and_1_is_refused_in_one_line(decay) -> None:
-    with pytest.raises(InputError, match=r"ema: .* (greater|less) than") as refusal:
+    with pytest.raises(InputError, match=r"`ema`: .* (greater|less) than") as refusal:
         TrainConfig.from_options(data="digits", model="cifar/resnet8", ema=decay)
     assert "\n" not in str(refusal.value)
 
 
-def test_the_average_of_a_watched_student_lies_channels_last_and_carries_no_hooks(plain) -> None:
+def test_the_average_of_an_observed_student_lies_channels_last_and_carries_no_hooks(plain) -> None:
     options = {name: value for name, value in RUN.items() if name != "model"}
-    config = DistillConfig.from_options(**options, teacher=str(plain.folder), student=RUN["model"], ema=DECAY)
-    job = build_distillation(config)
+    job = distillation_job(**options, teacher=str(plain.folder), student=RUN["model"], ema=DECAY)
 
     def hooks(module: nn.Module) -> int:
         return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
 
     assert hooks(job.student.module) == 3
-    assert hooks(job.kept.module) == 0
-    assert job.kept.module.layer2[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
-    assert same(job.kept.module.state_dict(), job.student.module.state_dict())
+    assert hooks(job.result.module) == 0
+    assert job.result.module.layer2[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert same(job.result.module.state_dict(), job.student.module.state_dict())

@@ -12,12 +12,12 @@ from angularkd.training.optimisation import schedule
 def rates(make, steps: int) -> list[float]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = make(optimizer)
-    seen = []
+    found = []
     for _ in range(steps):
-        seen.append(optimizer.param_groups[0]["lr"])
+        found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    return seen
+    return found
 
 
 def ours(*args, steps: int, **options) -> list[float]:
@@ -37,7 +37,7 @@ def test_one_cycle_is_pytorchs() -> None:
     assert ours("onecycle", 100, 30, steps=101) == pytest.approx(expected, abs=1e-6)
 
 
-def test_one_cycle_warms_up_for_three_tenths_unless_told() -> None:
+def test_one_cycle_warms_up_for_three_tenths_by_default() -> None:
     assert max(range(100), key=schedule("onecycle", 100, 0)) == 30
     assert max(range(100), key=schedule("onecycle", 100, 10)) == 10
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from angularkd.training.plan import overweight, seconds_with_cache
+from angularkd.training.measuring import overweight, seconds_with_cache
 
 
-def test_a_loss_that_leaves_nothing_to_the_others_is_told_with_a_weight_that_does() -> None:
+def test_a_loss_that_leaves_nothing_to_the_others_is_named_with_a_weight_that_does() -> None:
     notes = overweight({"ce": 0.01, "kd": 0.01, "amd": 0.98}, {"ce": 0.1, "kd": 0.9, "amd": 5000.0})
     assert notes == ["amd gives 98.0% of the first gradient: with amd=1e+02 it would give half"]
 

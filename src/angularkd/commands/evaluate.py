@@ -15,6 +15,7 @@ from angularkd.features import FeatureExtractor, ModelOutput, pair_models
 from angularkd.metrics import METRICS, Extract, check_metrics
 from angularkd.metrics import evaluate as measure
 from angularkd.system.files import check_file_writable, write_json
+from angularkd.system.modes import seeded
 from angularkd.training import Evaluation, build_evaluation, open_dataset, predictor
 
 
@@ -39,7 +40,9 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         check_metrics(config.metrics)
     if config.json_file is not None:
         check_file_writable(Path(config.json_file), "json_file")
-    built = build_evaluation(config, open_dataset(config))
+    dataset = open_dataset(config)
+    with seeded(0):  # a model's first weights are drawn before its own are read
+        built = build_evaluation(config, dataset)
     model, teacher, classes = built.model, built.teacher, len(built.data.dataset.classes)
     started = time.perf_counter()
     with _extractors(built, config.metrics) as extractors:

@@ -74,7 +74,10 @@ def _open_models(config: ExplainConfig) -> tuple[Classifier, Classifier, tuple[i
     )
     check_trained(teacher)
     student = open_classifier(
-        config.student, teacher.num_classes, weights=config.student_weights, normalization=config.student_normalization
+        config.student,
+        teacher.num_classes or IMAGENET_CLASSES,
+        weights=config.student_weights,
+        normalization=config.student_normalization,
     )
     size = _size(config, teacher, student)
     teacher, student = (
@@ -129,7 +132,7 @@ def _numbers(config: ExplainConfig, found: Explanation) -> dict[str, Any]:
         "teacher": config.teacher,
         "student": config.student,
         "attention": config.attention,
-        "pairs": [{"teacher": pair.teacher.path, "student": pair.student.path} for pair in found.pairs],
+        "pairs": [{"teacher": pair.teacher.name, "student": pair.student.name} for pair in found.pairs],
         "distance": {f"{margin:g}": list(values) for margin, values in found.distance.items()},
         "cosines_between": [list(names) for names in PARTINGS],
         "cosines": {
@@ -144,7 +147,7 @@ def _print(found: Explanation, console: Console) -> None:
     columns = [f"cos {a}, {b}" for a, b in PARTINGS]
     table = Table("margin", "student stage", "AMD", *columns, title="how AMD's parts pull", title_justify="left")
     for margin, rows in found.cosines.items():
-        names = [pair.student.path for pair in found.pairs] + ["all, by parameters"]
+        names = [pair.student.name for pair in found.pairs] + ["all, by parameters"]
         distances = [*found.distance[margin], sum(found.distance[margin])]
         for name, distance, row in zip(names, distances, rows, strict=True):
             table.add_row(f"{margin:g}", name, f"{distance:.3g}", *(f"{cosine:.4f}" for cosine in row))

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from angularkd.data import SOURCES
 from angularkd.errors import InputError
 from angularkd.features import ATTENTIONS
-from angularkd.losses import LOSSES, SCHEDULE
+from angularkd.losses import LOSSES, SCHEDULE, overview, paper_link, paper_name
 from angularkd.metrics import METRICS
 from angularkd.models import model_names
 
@@ -31,13 +31,25 @@ def _models(pattern: str, console: Console) -> None:
 
 
 def _losses(pattern: str, console: Console) -> None:
-    table = Table("loss", "what it is", "options")
     names = _some([name for name in LOSSES if fnmatch(name, pattern)], pattern, "losses")
-    for name in names:
-        options = ", ".join(f"{key}={default}" for key, default in LOSSES[name].options().items())
-        table.add_row(name, LOSSES[name].summary, options)
+    compares, usual_weight = Column("compares", max_width=12), Column("usual weight", max_width=11)
+    table = Table("loss", Column("what it is", min_width=22), compares, usual_weight, "paper")
+    for loss in overview({name: LOSSES[name] for name in names}):
+        table.add_row(loss.name, loss.summary, loss.compares, loss.usual_weight, paper_name(loss.paper))
     console.print(table)
-    console.print(f"every loss also takes {' and '.join(SCHEDULE)}: its weight's course over the run", highlight=False)
+    if pattern == "*":
+        console.print("angularkd list losses NAME shows its options and where to read of it", highlight=False)
+    else:
+        for name in names:
+            options = ", ".join(f"{key}={default}" for key, default in LOSSES[name].options().items())
+            console.print(f"{name}: {options}".rstrip(": "), highlight=False)
+            if LOSSES[name].paper:
+                console.print(paper_link(LOSSES[name].paper), highlight=False, soft_wrap=True)
+    console.print(
+        f"Every loss also takes {' and '.join(SCHEDULE)}: its weight's course over the run. Usual weights stand beside ce=1 where "
+        "nothing else is said; auto finds one.",
+        highlight=False,
+    )
     if any("attention" in LOSSES[name].options() for name in names):
         mechanisms = Table("attention", "what it is", "takes a power")
         for name, row in ATTENTIONS.items():

@@ -38,7 +38,11 @@ def print_plan(plan: Plan, console: Console) -> None:
         for pair in plan.pairs:
             compared = "x".join(map(str, pair["compared_at"])) + (" (pooled)" if pair["resized"] else "")
             pairs.add_row(
-                pair["teacher"], _shape(pair["teacher_shape"]), pair["student"], _shape(pair["student_shape"]), compared
+                _stage(pair, "teacher"),
+                _shape(pair["teacher_shape"]),
+                _stage(pair, "student"),
+                _shape(pair["student_shape"]),
+                compared,
             )
         console.print(pairs)
     losses = Table("loss", "weight", "share of the first gradient")
@@ -87,3 +91,9 @@ def print_metrics(results: dict[str, Any], console: Console) -> None:
 
 def _shape(shape: list[int]) -> str:
     return "x".join(map(str, shape))
+
+
+def _stage(pair: dict[str, Any], role: str) -> str:
+    losses = pair[f"{role}_before_activation"]
+    form = f" ({' and '.join(losses)}: before its activation)" if losses else ""
+    return f"{pair[role]}{form}"

@@ -5,7 +5,7 @@ The text of an option stands once, below its field in `options` or `commands`; `
 
 from angularkd.config.base import Config, with_flags
 from angularkd.config.commands import DemoConfig, DistillConfig, EvaluateConfig, ExplainConfig, TrainConfig
-from angularkd.config.objective import DEFAULT_LOSSES, format_losses, parse_losses
+from angularkd.config.objective import DEFAULT_LOSSES, format_losses, parse_losses, stored_weights, with_weights
 from angularkd.config.options import DataOptions, Recipe
 
 __all__ = [
@@ -20,5 +20,7 @@ __all__ = [
     "TrainConfig",
     "format_losses",
     "parse_losses",
+    "stored_weights",
     "with_flags",
+    "with_weights",
 ]

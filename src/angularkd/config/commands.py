@@ -51,7 +51,12 @@ class DistillConfig(CacheOptions, PairOptions, TeacherOptions, StudentOptions, R
     """Height and width that images are resized to for the student, after the augmentation. Default: not at all, unless it
     takes images of one size alone."""
     loss: UseAppendAction[tuple[str, ...]] = ()
-    """A loss as NAME=WEIGHT,OPTION=VALUE,...; repeat it for several. Default: ce=0.1 kd=0.9,temperature=4 amd=5000."""
+    """A loss as NAME=WEIGHT,OPTION=VALUE,...; repeat it for several. Default: ce=0.1
+    kd=0.9,temperature=4 amd=auto,share=0.5,centered=true,stage_weights=balanced. A weight of auto is found before the first
+    step, so that the loss gets its share of the gradient."""
+
+    insist: bool = False
+    """Go on although a loss takes nearly all of the first gradient, which keeps students from learning their classes."""
 
     @model_validator(mode="after")
     def _one_way_to_the_classes(self) -> Self:
@@ -130,5 +135,5 @@ class DemoConfig(Config):
 
     out: str | None = None
     """Folder of the runs. Default: the first free one of runs/demo, runs/demo-2, ..."""
-    seeds: int = Field(3, gt=1)
-    """How many seeds of each; the table gives their mean and standard deviation."""
+    seeds: int = Field(4, gt=1)
+    """How many seeds of each student; the table gives their mean and standard deviation."""

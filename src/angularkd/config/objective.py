@@ -11,9 +11,17 @@ import yaml
 
 from angularkd.errors import InputError
 
-DEFAULT_LOSSES = {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4.0}, "amd": 5000.0}
-"""The objective of `distill` when none is given. The weights of ce and kd and the temperature are the field's usual ones; that of
-amd is ours (docs/results.md shows others)."""
+AUTO = "auto"
+"""What stands for a weight that is found before the first step."""
+
+DEFAULT_LOSSES: dict[str, Any] = {
+    "ce": 0.1,
+    "kd": {"weight": 0.9, "temperature": 4.0},
+    "amd": {"weight": AUTO, "share": 0.5, "centered": True, "stage_weights": "balanced"},
+}
+"""The objective of `distill` when none is given. The weights of ce and kd and the temperature are the field's usual ones. AMD is in
+the centred form, its stages balanced, with half of the first gradient: ours, for the paper's form at a fixed weight ruins students
+whose maps are small (docs/results.md)."""
 
 
 def parse_losses(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
@@ -27,7 +35,7 @@ def parse_losses(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
         name, _, weight = head.partition("=")
         if not weight or not all("=" in option for option in rest):
             raise InputError(
-                f"a loss is written NAME=WEIGHT or NAME=WEIGHT,OPTION=VALUE, for example kd=0.9,temperature=4, not '{text}'"
+                f"a loss is written NAME=WEIGHT or NAME=WEIGHT,OPTION=VALUE, for example kd=0.9,temperature=4 or amd=auto, not '{text}'"
             )
         if name in losses:
             raise InputError(f"the loss '{name}' is given twice: give it one weight")
@@ -47,6 +55,31 @@ def format_losses(losses: Mapping[str, Any]) -> tuple[str, ...]:
         values = {name: weight, **options}
         texts.append(",".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()))
     return tuple(texts)
+
+
+def with_weights(losses: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, Any]:
+    """Return an objective whose weights of `auto` are the numbers given, by loss; their `share` has done its work and goes."""
+    found: dict[str, Any] = {}
+    for name, value in losses.items():
+        options = dict(value) if isinstance(value, Mapping) else {"weight": value}
+        if name in weights and options.get("weight") == AUTO:
+            options = {
+                "weight": weights[name],
+                **{key: option for key, option in options.items() if key not in ("weight", "share")},
+            }
+            value = options if len(options) > 1 else weights[name]
+        found[name] = value
+    return found
+
+
+def stored_weights(losses: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, float]:
+    """Return the weights that a stored objective has for losses that are `auto` in another and otherwise equal."""
+    found = {}
+    for name, value in stored.items():
+        weight = value.get("weight") if isinstance(value, Mapping) else value
+        if isinstance(weight, int | float) and name in losses and with_weights(losses, {name: weight})[name] == value:
+            found[name] = float(weight)
+    return found
 
 
 def _read_value(text: str) -> Any:

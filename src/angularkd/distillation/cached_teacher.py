@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from angularkd.distillation.teacher import LiveTeacher, Request
 from angularkd.distillation.teacher_cache import About, Field, TeacherCache
 from angularkd.errors import InputError
-from angularkd.features import Head, ModelOutput, Trace
+from angularkd.features import Head, ModelOutput, PreActivation, Trace
 from angularkd.types import Reduction
 
 LOGITS, TOP_LOGITS, TOP_CLASSES, EMBEDDING = "logits", "top logits", "top classes", "embedding"
@@ -83,6 +83,8 @@ class CachedTeacher:
             )
         self.live.prepare(request)
         self._request = request
+        if request.example is not None:
+            self.live.trace(request.example)  # which says how many classes there are
         self._cache = TeacherCache(self.folder, self.about, fields_of(request, self.live.classes, self.top_logits))
 
     def __call__(
@@ -158,7 +160,7 @@ class CachedTeacher:
         for reduction, stages in output.features.items():
             for stage, maps in zip(self._request.stages, stages, strict=True):
                 norms = torch.linalg.vector_norm(maps, dim=(1, 2), keepdim=True).clamp(min=LEAST_NORM)
-                values[map_name(stage.path, reduction)] = (maps / norms).unflatten(0, (count, -1))
+                values[map_name(stage.name, reduction)] = (maps / norms).unflatten(0, (count, -1))
         return values
 
     def _output(self, values: Mapping[str, Tensor]) -> ModelOutput:
@@ -166,7 +168,7 @@ class CachedTeacher:
         if logits is None and TOP_LOGITS in values:
             logits = from_top(values[TOP_LOGITS], values[TOP_CLASSES], self.live.classes)
         features = {
-            reduction: [values[map_name(stage.path, reduction)].flatten(0, -3) for stage in self._request.stages]
+            reduction: [values[map_name(stage.name, reduction)].flatten(0, -3) for stage in self._request.stages]
             for reduction in dict.fromkeys(self._request.reductions.values())
         }
         return ModelOutput(logits, features, values.get(EMBEDDING))
@@ -193,7 +195,7 @@ def fields_of(request: Request, classes: int, top_logits: int | None = None) -> 
         for stage in request.stages:
             shape = stage.shape if reduction.source == "features" else stage.shape[1:]
             maps = reduction(torch.zeros(1, *shape)).shape
-            fields.append(Field(map_name(stage.path, reduction), tuple(maps)))
+            fields.append(Field(map_name(stage.name, reduction), tuple(maps)))
     return tuple(fields)
 
 
@@ -220,9 +222,10 @@ def from_top(
 
 def uncacheable(reductions: Mapping[str, Reduction | None]) -> tuple[str, ...]:
     """Return the names of losses that need more of a stage than a map that depends on the image alone."""
-    return tuple(name for name, reduction in reductions.items() if reduction is None or reduction.signals)
+    whole = (None, PreActivation())
+    return tuple(name for name, reduction in reductions.items() if reduction in whole or reduction.signals)
 
 
-def map_name(path: str, reduction: Reduction | None) -> str:
+def map_name(stage: str, reduction: Reduction | None) -> str:
     """Return the name of the field that holds a stage's maps."""
-    return f"{path} {reduction}"
+    return f"{stage} {reduction}"

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from angularkd.distillation.gradients import gradient_norms, mean_norms, weights_for
 from angularkd.distillation.teacher import LiveTeacher, Request, Teacher, Transform
 from angularkd.errors import InputError, StageError
 from angularkd.features import (
@@ -16,13 +17,15 @@ from angularkd.features import (
     Head,
     ModelOutput,
     Pair,
+    PreActivation,
     Trace,
+    embedding_of,
     head_of,
     pair_models,
     trace,
     with_class_maps,
 )
-from angularkd.losses import EMBEDDINGS, FEATURES, Term, WeightedLosses, read_terms, signals_of
+from angularkd.losses import DISTILLATION_LOGITS, EMBEDDINGS, FEATURES, Term, WeightedLosses, read_terms, signals_of
 from angularkd.system.compiling import CompiledForOneShape, begin_step
 from angularkd.types import Distilled, Logits, LossContext, Signals
 
@@ -36,12 +39,14 @@ class Distiller(nn.Module):
     Parts of the student that have parameters, but none to train, stay in evaluation mode.
 
     Args:
-        teacher: any module from images to logits [batch, classes]; or a `Teacher`, such as one that answers from a cache; or None, to
-            train the student by the labels alone. Its network is put into evaluation mode, never trained, never part of
-            `state_dict()`; `.to(...)` moves it along.
-        student: any module from images to logits, or in training to an object whose `logits` they are (GoogLeNet).
+        teacher: any module from images to logits [batch, classes], or to embeddings [batch, dim], for losses on embeddings; or a
+            `Teacher`, such as one that answers from a cache; or None, to train the student by the labels alone. Its network is put
+            into evaluation mode, never trained, never part of `state_dict()`; `.to(...)` moves it along.
+        student: any module from images to logits, or in training to an object whose `logits` they are (GoogLeNet), or to two of them,
+            a class head's and a distillation head's; a model of timm's that has both is made to give both where a loss uses them.
         losses: from a loss's name to its weight, or to a mapping of `weight` and the loss's options
-            (`angularkd.losses.LOSSES`). Learned parts of losses are among the distiller's parameters.
+            (`angularkd.losses.LOSSES`). A weight may be "auto": it is found on the first batch, so that the loss gets its `share`
+            of the gradient. Learned parts of losses are among the distiller's parameters.
         pairs: which stages teach which: `Pair`s, or text 'TEACHER_MODULE:STUDENT_MODULE,...'; by default they are
             matched by stride, at once if `example` is given, else on the first batch.
         example: images [batch, 3, height, width] of the shape that will come, to trace both networks on; required by losses with
@@ -72,10 +77,13 @@ class Distiller(nn.Module):
         super().__init__()
         terms = read_terms(losses)
         self.signals = signals_of(terms)
+        self._uses_head_weight = uses_head_weight(terms)
         self.needs_teacher = any(name.startswith("teacher") for name in self.signals)
         if teacher is None and self.needs_teacher:
             raise InputError("these losses compare with a teacher and there is none: pass one, or use losses={'ce': 1}")
         self.student = student
+        if DISTILLATION_LOGITS in self.signals:
+            use_distillation_head(student)
         self.teacher: Teacher | None = (
             LiveTeacher(teacher, teacher_transform) if isinstance(teacher, nn.Module) else teacher
         )
@@ -90,8 +98,8 @@ class Distiller(nn.Module):
             self.losses = WeightedLosses(terms)
         else:
             heads = self._match(example)
-            self.losses = WeightedLosses(terms, self._context(terms, heads, train_labels))
-            self._extract(heads)
+            self.losses = WeightedLosses(terms, self._context(heads, train_labels))
+            self._extract(heads, example)
 
     def forward(
         self,
@@ -116,7 +124,42 @@ class Distiller(nn.Module):
             if value is None and name in self.signals:
                 raise InputError(f"these losses use {name}: call distiller(images, labels, indices) with them")
         if not self._ready:
-            self._extract(self._match(images))
+            self._extract(self._match(images), images)
+        if self.losses.unresolved:
+            if not self.training:
+                raise InputError("weights of auto are found in training: call the distiller on a training batch first")
+            self.resolve_weights([self.gradient_norms(images, labels, indices)])
+        return self._step(images, labels, indices, view)
+
+    def gradient_norms(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        labels: Tensor | None = None,
+        indices: Int[Tensor, " batch"] | None = None,
+    ) -> dict[str, float]:
+        """Return the norm of each term's gradient at the student's parameters; nothing is changed.
+
+        The teacher runs live. A term whose weight is `auto` and not found yet counts with a weight of 1.
+        """
+        return gradient_norms(self, self.student, lambda: self._step(images, labels, indices, None).terms)
+
+    def resolve_weights(self, norms: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Find the weights that are `auto`, so that each of these losses gets its share of the gradient.
+
+        Args:
+            norms: what `gradient_norms` returned for one batch or more; their mean is taken.
+
+        Returns:
+            The weights that were found, by loss.
+
+        Raises:
+            InputError: when a loss has no gradient at the student.
+        """
+        found = weights_for(self.losses.shares, mean_norms(map(dict, norms)))
+        self.losses.weights.update(found)
+        return found
+
+    def _step(self, images: Tensor, labels: Tensor | None, indices: Tensor | None, view: int | None) -> Distilled:
         if self._compiled is not None:
             begin_step(images.device)
         teacher_output = self._teacher_output(images, indices, view)
@@ -142,12 +185,22 @@ class Distiller(nn.Module):
 
         Raises:
             InputError: for losses that use gradients or attention inside of the networks (Grad-CAM, class tokens), which cannot
-                be compiled.
+                be compiled, and for features before an activation function that compiled code does not show.
         """
-        if any(reduction is not None and reduction.source != "features" for reduction in self.losses.reductions):
+        if any(
+            reduction is not None and reduction.source in ("gradients", "tokens")
+            for reduction in self.losses.reductions
+        ):
             raise InputError(
                 "a loss uses gradients or attention inside of the networks, which cannot be compiled: leave compilation out"
             )
+        if PreActivation() in self.losses.reductions:
+            for stage in (stage for pair in self.pairs for stage in (pair.teacher, pair.student)):
+                if stage.before_activation is not None and not stage.before_activation.compiles:
+                    raise InputError(
+                        f"{stage} ends in an activation that cannot be watched in compiled code: end it in F.relu or a module, "
+                        "or leave compilation out"
+                    )
         if self.teacher is not None:
             if teacher and self.needs_teacher:
                 self.teacher.compile(**options)
@@ -211,9 +264,21 @@ class Distiller(nn.Module):
             teacher_output.embedding,
             student_output.features,
             teacher_output.features,
+            self._distillation_logits(student_output),
         )
         terms = self.losses(signals)
         return Distilled(torch.stack(list(terms.values())).sum(), terms, student_output.logits)
+
+    def _distillation_logits(self, student_output: ModelOutput) -> Tensor | None:
+        """Return what the student's distillation head gives, where a loss uses it; in evaluation the one output stands for both heads."""
+        if DISTILLATION_LOGITS not in self.signals or student_output.distillation_logits is not None:
+            return student_output.distillation_logits
+        if self.training:
+            raise InputError(
+                "a loss uses the logits of a distillation head and the student gives one tensor in training, not a pair: use a "
+                "student with two heads (timm/deit_tiny_distilled_patch16_224), or hard in place of token"
+            )
+        return student_output.logits
 
     def _with_class_maps(
         self, teacher_output: ModelOutput, student_output: ModelOutput, labels: Tensor | None
@@ -234,7 +299,7 @@ class Distiller(nn.Module):
 
     def _match(self, images: Tensor) -> tuple[Head | None, Head | None]:
         """Pair the stages of both networks, and return their classification layers, as far as the losses need them."""
-        if self.teacher is None or not self.needs_teacher:
+        if self.teacher is None or not (self._uses_head_weight or self.signals & {*FEATURES, *EMBEDDINGS}):
             return None, None
         teacher_trace = self.teacher.trace(images[:1])
         if self._student_trace is None:
@@ -244,20 +309,21 @@ class Distiller(nn.Module):
             if pairs is None or isinstance(pairs, str):
                 pairs = pair_models(self.teacher.module, self.student, teacher_trace, self._student_trace, pairs)
             self.pairs = tuple(pairs)
-        if not self.signals & set(EMBEDDINGS):
-            return None, None
-        return head_of(teacher_trace, self.teacher.module), head_of(self._student_trace, self.student)
+        on_embeddings = bool(self.signals & set(EMBEDDINGS))
+        return (
+            embedding_of(teacher_trace, self.teacher.module) if on_embeddings or self._uses_head_weight else None,
+            head_of(self._student_trace, self.student) if on_embeddings else None,
+        )
 
     def _context(
         self,
-        terms: Sequence[Term],
         heads: tuple[Head | None, Head | None],
         train_labels: Int[Tensor, " samples"] | None,
     ) -> LossContext:
         """Return what losses with learned parts are built for."""
         teacher_head, student_head = heads
         head_weight = None
-        if self.teacher is not None and teacher_head is not None and uses_head_weight(terms):
+        if self.teacher is not None and teacher_head is not None and self._uses_head_weight:
             head_weight = self.teacher.head_weight(teacher_head)
         return LossContext(
             student_shapes=tuple(pair.student.shape for pair in self.pairs),
@@ -269,12 +335,12 @@ class Distiller(nn.Module):
             num_samples=len(train_labels) if train_labels is not None else 0,
         )
 
-    def _extract(self, heads: tuple[Head | None, Head | None]) -> None:
+    def _extract(self, heads: tuple[Head | None, Head | None], example: Tensor) -> None:
         """Have both networks give what the losses compare, from now on."""
         self._ready = True
         if self.teacher is not None:
             stages = tuple(pair.teacher for pair in self.pairs)
-            self.teacher.prepare(Request(stages, self.losses.reductions_by_loss, heads[0], self.signals))
+            self.teacher.prepare(Request(stages, self.losses.reductions_by_loss, heads[0], self.signals, example[:1]))
         self._student_extractor.close()
         student_stages = [pair.student for pair in self.pairs]
         self._student_extractor = FeatureExtractor(self.student, student_stages, self.losses.reductions, heads[1])
@@ -288,6 +354,13 @@ class Distiller(nn.Module):
         if self.teacher is not None:
             self.teacher.module._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def use_distillation_head(student: nn.Module) -> None:
+    """Have a student give the logits of both its heads in training, where it is a timm model that does so on request."""
+    switch = getattr(student, "set_distilled_training", None)
+    if switch is not None:
+        switch(True)
 
 
 def uses_head_weight(terms: Sequence[Term]) -> bool:

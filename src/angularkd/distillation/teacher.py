@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -27,14 +27,17 @@ class Request:
         reductions: for each loss on features, by its name, the map of the stages that it compares; None for whole features.
         head: the classification layer whose input is the embedding, where a loss compares embeddings.
         signals: names of the signals that the losses use.
+        example: images of the shape that will come, for a teacher that was not traced yet.
     """
 
     stages: tuple[Stage, ...] = ()
     reductions: Mapping[str, Reduction | None] = field(default_factory=dict)
     head: Head | None = None
     signals: frozenset[str] = frozenset()
+    example: Tensor | None = None
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """What a `Distiller` holds; it never asks whether answers are computed or read from a disk.
 

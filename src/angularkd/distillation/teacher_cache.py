@@ -148,7 +148,9 @@ class TeacherCache:
         read = {}
         for field in self.fields:
             stored = torch.from_numpy(self._values[field.name][rows])
-            stored = stored.pin_memory() if device.type == "cuda" else stored  # so that the copy does not wait for the device
+            stored = (
+                stored.pin_memory() if device.type == "cuda" else stored
+            )  # so that the copy does not wait for the device
             on_device = stored.to(device, non_blocking=True)
             read[field.name] = on_device.float() if stored.is_floating_point() else on_device.long()
         return read

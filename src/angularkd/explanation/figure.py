@@ -53,7 +53,7 @@ def draw_explanation(
     headings = ["image", "attention Q", "negative n"]
     headings += [f"{what}, m = {margin:g}" for margin in margins for what in ("positive ψ", "angular G")]
     rows = [
-        (f"{role}\n{name}\n{stage.path}\n{stage.height}x{stage.width}", maps)
+        (f"{role}\n{name}\n{stage.name}\n{stage.height}x{stage.width}", maps)
         for pair, (of_teacher, of_student) in zip(explanation.pairs, explanation.stages, strict=True)
         for role, name, stage, maps in (
             ("teacher", teacher, pair.teacher, of_teacher),

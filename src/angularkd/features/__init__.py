@@ -18,7 +18,8 @@ from angularkd.features.class_maps import with_class_maps
 from angularkd.features.extractor import FeatureExtractor, ModelOutput
 from angularkd.features.feature_maps import Stage
 from angularkd.features.pairing import Pair, pair_models
-from angularkd.features.stages import find_stages, head_of, stages_at
+from angularkd.features.pre_activation import PreActivation
+from angularkd.features.stages import embedding_of, find_stages, head_of, stages_at
 from angularkd.features.tracing import Head, Trace, trace
 
 __all__ = [
@@ -32,10 +33,12 @@ __all__ = [
     "ModelOutput",
     "Pair",
     "PowerMap",
+    "PreActivation",
     "Several",
     "Stage",
     "TokenNorm",
     "Trace",
+    "embedding_of",
     "find_stages",
     "head_of",
     "match_sizes",

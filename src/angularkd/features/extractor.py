@@ -13,7 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from angularkd.errors import InputError
 from angularkd.features.attention import ClassToken, GradCAM
-from angularkd.features.feature_maps import Stage
+from angularkd.features.feature_maps import Stage, Tap
+from angularkd.features.pre_activation import PreActivation
+from angularkd.features.taps import TapHooks
 from angularkd.features.token_attention import TokenAttention
 from angularkd.features.tracing import Head, logits_in
 from angularkd.types import Features, Reduction
@@ -28,12 +30,14 @@ class ModelOutput:
         features: of its stages, by reduction, but for the reductions that need gradients (`with_class_maps` adds them).
         embedding: its head's input [batch, dim], where a head is known.
         stage_outputs: of the stages' modules, unreduced, where a reduction needs gradients.
+        distillation_logits: [batch, classes] of a second head, where the model gives a pair.
     """
 
     logits: Tensor | None
     features: Mapping[Reduction | None, Features]
     embedding: Tensor | None
     stage_outputs: tuple[Tensor, ...] = ()
+    distillation_logits: Tensor | None = None
 
 
 class FeatureExtractor:
@@ -43,11 +47,11 @@ class FeatureExtractor:
 
     Args:
         model: any module; it runs unchanged. Where it gives an object whose `logits` they are (GoogLeNet in training), these
-            are returned.
+            are returned; where it gives the logits of two heads (distilled DeiT in training), these of the first are the logits.
         stages: whose features to extract, from `find_stages` or `stages_at`.
         reductions: to what maps to reduce each stage's features, inside of the hook, so that whole features are never
             all held; `None` stands for the features whole. Where one needs gradients, the forward records them in any case.
-        head: the classification layer, whose input is the embedding.
+        head: the classification layer, whose input is the embedding, before any dropout.
         forward: from images to logits, calling the model (with preprocessing before it, say); by default the model itself.
     """
 
@@ -64,21 +68,21 @@ class FeatureExtractor:
         self.reductions = tuple(reductions)
         self._forward = forward if forward is not None else model
         self._needs_gradients = any(isinstance(r, GradCAM) for r in reductions)
-        self._in_hook = tuple(r for r in reductions if not isinstance(r, GradCAM))
         self._rollouts = [r.rollout for r in reductions if isinstance(r, ClassToken)]
         self._active = False
         self._attention: TokenAttention | None = None
         self._embedding: Tensor | None = None
-        self._stored: list[tuple[Tensor, ...] | None] = [None] * len(self.stages)
+        self._readings = _readings(self.stages, reductions)
+        self._stored: list[tuple[Tensor, ...] | None] = [None] * len(self._readings)
         self._stage_outputs: list[Tensor | None] = [None] * len(self.stages)
-        self._handles = [
-            model.get_submodule(stage.path).register_forward_hook(self._hook(i, stage))
-            for i, stage in enumerate(self.stages)
-        ]
-        if self._needs_gradients:
-            self._handles.append(model.register_forward_pre_hook(self._make_differentiable))
+        readers = [(reading.tap, self._store(i, reading)) for i, reading in enumerate(self._readings)]
         if head is not None:
-            self._handles.append(model.get_submodule(head.path).register_forward_pre_hook(self._store_embedding))
+            tap = head.before_dropout or Tap(head.path, "input", (0, 0))
+            readers.append((tap, self._store_embedding(tap)))
+        self._hooks = TapHooks(model, readers)
+        self._differentiable = (
+            model.register_forward_pre_hook(self._make_differentiable) if self._needs_gradients else None
+        )
 
     def __call__(self, images: Tensor) -> ModelOutput:
         """Run the model on images [batch, 3, height, width].
@@ -90,30 +94,35 @@ class FeatureExtractor:
         self._attention = TokenAttention(any(self._rollouts)) if self._rollouts and self.stages else None
         try:
             with (
+                self._hooks.start() or nullcontext(),
                 self._attention or nullcontext(),
                 # the other kernels have no second derivative
                 sdpa_kernel(SDPBackend.MATH) if self._needs_gradients else nullcontext(),
                 torch.set_grad_enabled(self._needs_gradients or torch.is_grad_enabled()),
             ):
-                output = logits_in(self._forward(images))
+                output, second = _heads_in(logits_in(self._forward(images)))
             stored = [values for values in self._stored if values is not None]
             stage_outputs = tuple(values for values in self._stage_outputs if values is not None)
             embedding = self._embedding
         finally:
+            self._hooks.stop()
             self._active, self._attention, self._embedding = False, None, None
-            self._stored, self._stage_outputs = [None] * len(self.stages), [None] * len(self.stages)
-        if len(stored) < len(self.stages):
+            self._stored, self._stage_outputs = [None] * len(self._readings), [None] * len(self.stages)
+        if len(stored) < len(self._readings):
             raise InputError("a stage was not reached by this forward: pair stages that every forward runs through")
         if not isinstance(output, Tensor):
             raise InputError(f"the model gives a {type(output).__name__}, not logits: return a tensor")
-        features = {reduction: [values[i] for values in stored] for i, reduction in enumerate(self._in_hook)}
-        return ModelOutput(output, features, embedding, stage_outputs)
+        features: dict[Reduction | None, Features] = {}
+        for reading, values in zip(self._readings, stored, strict=True):
+            for reduction, value in zip(reading.reductions, values, strict=True):
+                features.setdefault(reduction, []).append(value)
+        return ModelOutput(output, features, embedding, stage_outputs, second)
 
     def close(self) -> None:
         """Remove every hook, which leaves the model as it was."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._hooks.close()
+        if self._differentiable is not None:
+            self._differentiable.remove()
 
     def __enter__(self) -> FeatureExtractor:
         return self
@@ -121,15 +130,18 @@ class FeatureExtractor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _hook(self, index: int, stage: Stage) -> Any:
-        def store(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not self._active:
-                return
-            output = stage.tensor(output)
-            if self._needs_gradients:
-                self._stage_outputs[index] = output
-            features = stage.as_map(output)
-            self._stored[index] = tuple(self._reduce(stage, features, reduction) for reduction in self._in_hook)
+    def _store(self, index: int, reading: _Reading) -> Callable[[Tensor], None]:
+        def store(tensor: Tensor) -> None:
+            if self._needs_gradients and index < len(self.stages):
+                self._stage_outputs[index] = tensor
+            features = reading.stage.as_map(reading.tap.copied(tensor))
+            self._stored[index] = tuple(self._reduce(reading.stage, features, each) for each in reading.reductions)
+
+        return store
+
+    def _store_embedding(self, tap: Tap) -> Callable[[Tensor], None]:
+        def store(tensor: Tensor) -> None:
+            self._embedding = tap.copied(tensor).flatten(1)
 
         return store
 
@@ -155,6 +167,30 @@ class FeatureExtractor:
             return None
         return inputs[0].detach().requires_grad_(), *inputs[1:]
 
-    def _store_embedding(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if self._active:
-            self._embedding = inputs[0].flatten(1)
+
+def _heads_in(output: Any) -> tuple[Any, Tensor | None]:
+    """Return an output's logits and those of its second head: of a pair of equally large matrices, both; else the output and None."""
+    if isinstance(output, tuple) and len(output) == 2:
+        first, second = output
+        both = isinstance(first, Tensor) and isinstance(second, Tensor)
+        if both and first.ndim == 2 and first.shape == second.shape:
+            return first, second
+    return output, None
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What is read of one stage at one place, and the maps to which it is reduced there."""
+
+    stage: Stage
+    tap: Tap
+    reductions: tuple[Reduction | None, ...]
+
+
+def _readings(stages: Sequence[Stage], reductions: Sequence[Reduction | None]) -> list[_Reading]:
+    """Return what is read of all stages: their features first, whose gradients Grad-CAM takes too, then those before activations."""
+    of_features = tuple(r for r in reductions if not isinstance(r, GradCAM | PreActivation))
+    before = tuple(r for r in reductions if isinstance(r, PreActivation))
+    needs_features = len(before) < len(reductions)
+    readings = [_Reading(stage, stage.tap, of_features) for stage in stages if needs_features]
+    return readings + [_Reading(stage, stage.before_activation or stage.tap, before) for stage in stages if before]

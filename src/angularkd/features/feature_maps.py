@@ -16,13 +16,52 @@ Item = tuple[Any, ...]
 """The keys that lead to a tensor inside of a nested output, outermost first."""
 Shapes = list[tuple[Item, torch.Size]]
 
+Side = Literal["input", "output"]
+"""Of a module: what it is called with, or what it returns."""
+INPUT = ".input"
+"""What stands behind a module's path in `pairs` where its input is meant."""
+
 MAX_PREFIX = 8
 """Class, distillation and register tokens that may stand before the patches."""
 
 
 @dataclass(frozen=True)
+class Tap:
+    """Where a tensor is read while a network runs.
+
+    Attributes:
+        path: of a module, as in `model.get_submodule(path)`.
+        side: whether it is read from what the module is called with, or from what it returns.
+        item: the keys that lead to it in the returned output, or in the pair of arguments and keyword arguments.
+        call: which of the module's runs in a forward; None for the last.
+        overwritten: whether the model changes the tensor in place later (by a ReLU(inplace=True), say), so that it is copied.
+        behind: where no module has it: the kind of function whose input it is, of the last such call before that point.
+        compiles: whether it can be read in compiled code.
+    """
+
+    path: str
+    side: Side = "output"
+    item: Item = ()
+    call: int | None = None
+    overwritten: bool = False
+    behind: Literal["activation", "dropout"] | None = None
+    compiles: bool = True
+
+    def find(self, values: Any) -> Tensor:
+        """Return the tensor inside of what the module is called with or returns."""
+        for key in self.item:
+            values = values[key]
+        found: Tensor = values
+        return found
+
+    def copied(self, tensor: Tensor) -> Tensor:
+        """Return the tensor that was read here, as a copy where the model overwrites it later."""
+        return tensor.clone() if self.overwritten and self.behind is None else tensor
+
+
+@dataclass(frozen=True)
 class Stage:
-    """A module whose output is a stage of the network.
+    """A module whose output, or input, is a stage of the network.
 
     Attributes:
         path: the module's path, as in `model.get_submodule(path)`.
@@ -32,8 +71,13 @@ class Stage:
         stride: image height over feature height.
         layout: how the module lays its output out: [B, C, H, W], [B, H, W, C], or tokens [B, N, C] of which the last
             height * width are the patches, row by row.
-        item: where the features are in an output that is a tuple, list or dictionary.
-        overwritten: whether the model changes the output in place after the module has returned it (by a ReLU(inplace=True), say).
+        item: where the features are in an output that is a tuple, list or dictionary; of an input, in the pair of its arguments
+            and keyword arguments.
+        overwritten: whether the model changes the features in place after that (by a ReLU(inplace=True), say).
+        side: whether the features are the module's output or its input.
+        before_activation: where the features before the stage's last activation are read, which have its shape and layout: what
+            that activation is called with; where the next batch norm takes the features and an activation follows it, that
+            norm's output. None where the features themselves are before an activation, or none is known.
     """
 
     path: str
@@ -44,6 +88,18 @@ class Stage:
     layout: Layout = "channels_first"
     item: Item = ()
     overwritten: bool = False
+    side: Side = "output"
+    before_activation: Tap | None = None
+
+    @property
+    def name(self) -> str:
+        """Return how `pairs` name it: the module's path, with `.input` behind it where it is the module's input."""
+        return self.path if self.side == "output" else self.path + INPUT
+
+    @property
+    def tap(self) -> Tap:
+        """Return where its features are read."""
+        return Tap(self.path, self.side, self.item, overwritten=self.overwritten)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -60,16 +116,8 @@ class Stage:
         """Return height * width."""
         return self.height * self.width
 
-    def tensor(self, output: Any) -> Tensor:
-        """Return the features inside of the module's output, in the module's own layout."""
-        for key in self.item:
-            output = output[key]
-        return output
-
     def as_map(self, features: Tensor) -> Tensor:
-        """Return features in the module's layout as [batch, channel, height, width], copied where the model overwrites them later."""
-        if self.overwritten:
-            features = features.clone()
+        """Return features in the module's layout as [batch, channel, height, width]."""
         if self.layout == "channels_first":
             return features
         if self.layout == "tokens":
@@ -77,7 +125,7 @@ class Stage:
         return features.permute(0, 3, 1, 2)
 
     def __str__(self) -> str:
-        return f"{self.path} [{self.channels}, {self.height}, {self.width}]"
+        return f"{self.name} [{self.channels}, {self.height}, {self.width}]"
 
 
 def tensors_in(output: Any, item: Item = ()) -> Iterator[tuple[Item, Tensor]]:

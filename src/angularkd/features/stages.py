@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from angularkd.errors import InputError, nearest
-from angularkd.features.feature_maps import Stage
+from angularkd.features.feature_maps import INPUT, Stage, Tap
 from angularkd.features.selection import select_stages
 from angularkd.features.tracing import Head, Trace, TracedMap
 
@@ -29,7 +29,7 @@ def find_stages(model: nn.Module, trace: Trace, blocks: int = 4) -> list[Stage]:
 
 
 def stages_at(model: nn.Module, paths: Sequence[str], trace: Trace, role: str = "model") -> list[Stage]:
-    """Return the stages at given module paths, in their order.
+    """Return the stages at given module paths, in their order. A path with `.input` behind it names what the module is called with.
 
     Args:
         model: the traced model.
@@ -38,21 +38,24 @@ def stages_at(model: nn.Module, paths: Sequence[str], trace: Trace, role: str = 
         role: what errors call the model.
 
     Raises:
-        InputError: where a path does not exist, or its module gives no feature map of more than one position.
+        InputError: where a path does not exist, or what it names is no feature map of more than one position.
     """
     known = dict(model.named_modules())
+    found = {stage.name: stage for stage in (*trace.inputs, *(each.stage for each in trace.maps))}
     for path in paths:
-        if path not in known or not path:
+        module = path if path in known else path.removesuffix(INPUT)
+        if module not in known or not module:
             raise InputError(
-                f"the {role}, a {type(model).__name__}, has no module '{path}'.{nearest(path, known)} "
+                f"the {role}, a {type(model).__name__}, has no module '{module}'.{nearest(module, known)} "
                 f"At its top are: {', '.join(name for name, _ in model.named_children())}"
             )
-    found = {each.stage.path: each.stage for each in trace.maps}
-    for path in paths:
         if path not in found:
+            does = "gives no single feature map" if path in known else "is called with no feature map"
+            takes = "outputs" if path in known else "takes"
+            often = " once a forward" if path in known else ""
             raise InputError(
-                f"module '{path}' of the {role} gives no single feature map: name a module that outputs [B, C, H, W], "
-                f"[B, H, W, C] or [B, N, C] once a forward{nearest(path, found)}"
+                f"module '{module}' of the {role} {does}: name a module that {takes} [B, C, H, W], "
+                f"[B, H, W, C] or [B, N, C]{often}{nearest(path, found)}"
             )
         if found[path].positions < 2:
             raise InputError(
@@ -77,6 +80,27 @@ def head_of(trace: Trace, model: nn.Module) -> Head:
             "leave out the losses on embeddings"
         )
     return trace.head
+
+
+def embedding_of(trace: Trace, model: nn.Module) -> Head:
+    """Return where a network's embedding is: before its classification layer, or its output [batch, dim] where it has no such layer.
+
+    Args:
+        trace: what a forward of the network showed.
+        model: named by errors.
+
+    Raises:
+        InputError: where it has no such layer, and gives anything but one vector an image.
+    """
+    if trace.head is not None:
+        return trace.head
+    if trace.output_shape is None or len(trace.output_shape) != 2:
+        output = list(trace.output_shape) if trace.output_shape is not None else f"a {trace.output_kind}"
+        raise InputError(
+            f"the {type(model).__name__} has no classification layer and gives {output} for a batch of 2 images, not an embedding "
+            "[2, dim]: pool its output, or leave out the losses on embeddings"
+        )
+    return Head("", trace.output_shape[1], Tap("", "output"))
 
 
 def _on_trunk(maps: Iterable[TracedMap]) -> list[TracedMap]:

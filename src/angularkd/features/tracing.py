@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,16 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from angularkd.features.feature_maps import Grid, Item, MapReader, Shapes, Stage, tensors_in
+from angularkd.features.feature_maps import Grid, Item, MapReader, Shapes, Stage, Tap, tensors_in
+from angularkd.features.origins import Passages
 from angularkd.system.modes import undisturbed
 
 
 @dataclass(frozen=True)
 class Head:
-    """The layer that turns a model's embedding into its logits: its path, and the embedding's width."""
+    """The layer that turns a model's embedding into its logits.
+
+    Attributes:
+        path: of the layer.
+        dim: the embedding's width.
+        before_dropout: where the embedding is read before the dropout, or several in a row, behind which it enters the layer; None
+            where it is the layer's input.
+    """
 
     path: str
     dim: int
+    before_dropout: Tap | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class Trace:
 
     Attributes:
         maps: every module that returned one feature map, once, in the order in which they finish.
+        inputs: the map that a module was called with, of every module that was; of one that runs several times, in its last run.
         head: the last linear layer, or 1x1 convolution, whose output is the model's logits; None where there is none.
         output_shape: of the model's output for two images; None where that is no tensor.
         output_kind: the name of the output's type.
@@ -44,6 +55,7 @@ class Trace:
     """
 
     maps: tuple[TracedMap, ...]
+    inputs: tuple[Stage, ...]
     head: Head | None
     output_shape: tuple[int, ...] | None
     output_kind: str
@@ -72,8 +84,10 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
         except Exception:  # a model may run and yet bear no counting
             record, output = _run(model, images, nullcontext())
             flops = None
+    reader = _reader(record, images.shape)
     return Trace(
-        maps=_maps_of(record, images.shape),
+        maps=_maps_of(record, reader),
+        inputs=_inputs_of(record, reader),
         head=_head_of(record, logits_in(output)),
         output_shape=tuple(output.shape) if isinstance(output, Tensor) else None,
         output_kind=type(output).__name__,
@@ -89,84 +103,133 @@ def logits_in(output: Any) -> Any:
 
 @dataclass
 class _Call:
-    """One call of a module: the shapes of its tensors, and the returned ones themselves with their versions at that time."""
+    """One call of a module: the shapes of its tensors, and those themselves that may be maps, with their versions at that time."""
 
     given: Shapes
+    given_maps: list[tuple[Item, Tensor, int]]
     returned: Shapes
-    tensors: list[tuple[Item, Tensor, int]]
-
-    @property
-    def overwritten(self) -> set[Item]:
-        """Return where the output holds tensors that have been changed in place since."""
-        return {item for item, tensor, version in self.tensors if tensor._version != version}
+    returned_maps: list[tuple[Item, Tensor, int]]
 
 
 @dataclass
 class _Record:
-    """The calls of every module below the root by path, in the order in which they finished last; and those of layers.
+    """What is noted of one forward.
 
-    layers: path, shape of the input, and shape of the output of each call of a linear layer or convolution.
+    Attributes:
+        calls: of every module below the root by path, in the order in which they finished last.
+        layers: of each call of a linear layer or convolution, where its input is read, the input, its version, and the output.
+        passages: of the tensors through modules and functions.
     """
 
     calls: dict[str, list[_Call]] = field(default_factory=dict)
-    layers: list[tuple[str, torch.Size, torch.Size]] = field(default_factory=list)
+    layers: list[tuple[Tap, Tensor, int, Tensor]] = field(default_factory=list)
+    passages: Passages = field(default_factory=Passages)
 
 
 def _run(model: nn.Module, images: Tensor, context: Any) -> tuple[_Record, Any]:
     record = _Record()
     handles = [
-        module.register_forward_hook(_recorder(record, path, len(images)), with_kwargs=True)
-        for path, module in model.named_modules()
+        handle for path, module in model.named_modules() for handle in _recorders(record, path, module, len(images))
     ]
     try:
-        with context:
+        with context, record.passages.log:
             return record, model(images)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _recorder(record: _Record, path: str, batch: int) -> Any:
-    def hook(module: nn.Module, inputs: Any, options: Any, output: Any) -> None:
-        given = [(item, tensor.shape) for item, tensor in tensors_in((inputs, options))]
-        returned = list(tensors_in(output))
+def _recorders(record: _Record, path: str, module: nn.Module, batch: int) -> tuple[Any, Any]:
+    """Hook a module, so that what it is called with and what it returns is noted."""
+    started: list[list[tuple[Item, Tensor, int]]] = []
+    calls: defaultdict[str, int] = defaultdict(int)
+
+    def before(module: nn.Module, inputs: Any, options: Any) -> None:
+        started.append(_possible_maps((inputs, options), batch))
+        record.passages.note(path, "input", calls["input"], (inputs, options))
+        calls["input"] += 1
+
+    def after(module: nn.Module, inputs: Any, options: Any, output: Any) -> None:
+        given, returned = list(tensors_in((inputs, options))), list(tensors_in(output))
+        record.passages.note(path, "output", calls["output"], output)
         if isinstance(module, nn.Linear | nn.Conv2d) and given and len(returned) == 1:
-            record.layers.append((path, given[0][1], returned[0][1].shape))
+            item, tensor = given[0]
+            version = 0 if tensor.is_inference() else tensor._version
+            tap = Tap(path, "input", item, calls["output"])
+            record.layers.append((tap, tensor, version, returned[0][1]))
+        calls["output"] += 1
         if not path:
             return
-        before = record.calls.pop(path, [])  # taken out and put back: the order is that of finishing
-        for call in before:
-            call.tensors.clear()  # a module that runs twice is no stage
-        # The outputs of two images are held until the forward ends, as a training step of that batch would hold them:
-        # a version can only be read from a living tensor.
-        held = [] if before else [(item, t, t._version) for item, t in returned if _may_be_map(t, batch)]
-        shapes = [(item, tensor.shape) for item, tensor in returned]
-        record.calls[path] = [*before, _Call(given, shapes, held)]
+        earlier = record.calls.pop(path, [])  # taken out and put back: the order is that of finishing
+        call = _Call(_shapes(given), started.pop(), _shapes(returned), _possible_maps(output, batch))
+        record.calls[path] = [*earlier, call]
 
-    return hook
+    return (
+        module.register_forward_pre_hook(before, with_kwargs=True),
+        module.register_forward_hook(after, with_kwargs=True),
+    )
 
 
-def _may_be_map(tensor: Tensor, batch: int) -> bool:
-    return tensor.ndim in (3, 4) and len(tensor) == batch and not tensor.is_inference()  # those have no version
+def _shapes(tensors: list[tuple[Item, Tensor]]) -> Shapes:
+    return [(item, tensor.shape) for item, tensor in tensors]
 
 
-def _maps_of(record: _Record, images: torch.Size) -> tuple[TracedMap, ...]:
+def _possible_maps(values: Any, batch: int) -> list[tuple[Item, Tensor, int]]:
+    """Return the tensors that may be maps with their versions, which tensors of inference mode do not have."""
+    return [
+        (item, tensor, tensor._version)
+        for item, tensor in tensors_in(values)
+        if tensor.ndim in (3, 4) and len(tensor) == batch and not tensor.is_inference()
+    ]
+
+
+def _reader(record: _Record, images: torch.Size) -> MapReader:
     shapes = [shape for calls in record.calls.values() for call in calls for _, shape in call.returned]
-    reader = MapReader(images, shapes)
+    return MapReader(images, shapes)
+
+
+def _maps_of(record: _Record, reader: MapReader) -> tuple[TracedMap, ...]:
     maps = []
     for path, calls in record.calls.items():
         stage = reader.read(path, calls[0].returned)
         if len(calls) == 1 and stage is not None:
             source = reader.read(path, calls[0].given)
-            stage = replace(stage, overwritten=stage.item in calls[0].overwritten)
+            stage = _with_origin(stage, calls[0].returned_maps, record.passages)
             maps.append(TracedMap(stage, source.grid if source is not None else None))
     return tuple(maps)
+
+
+def _inputs_of(record: _Record, reader: MapReader) -> tuple[Stage, ...]:
+    inputs = []
+    for path, calls in record.calls.items():
+        stage = reader.read(path, calls[-1].given)
+        if stage is not None:
+            stage = replace(stage, side="input")
+            inputs.append(_with_origin(stage, calls[-1].given_maps, record.passages))
+    return tuple(inputs)
+
+
+def _with_origin(stage: Stage, tensors: list[tuple[Item, Tensor, int]], passages: Passages) -> Stage:
+    """Add whether a stage's tensor has been changed in place since it passed, and where it is read before its activation."""
+    for item, tensor, version in tensors:
+        if item == stage.item:
+            origin = passages.before_activation((id(tensor), version))
+            return replace(stage, overwritten=tensor._version != version, before_activation=origin)
+    return stage
+
+
+def _gives(returned: Tensor, logits: Tensor) -> bool:
+    """Return whether a layer's output has the logits' size; of a convolution, whose every channel has it at a 1x1 map, their values too."""
+    if returned.shape[:2] != logits.shape or returned.numel() != logits.numel():
+        return False
+    return returned.ndim == 2 or torch.equal(returned.flatten(1), logits)
 
 
 def _head_of(record: _Record, logits: Any) -> Head | None:
     if not isinstance(logits, Tensor):
         return None
-    for path, given, returned in reversed(record.layers):
-        if returned[:2] == logits.shape and returned.numel() == logits.numel():
-            return Head(path, math.prod(given[1:]))
+    for tap, given, version, returned in reversed(record.layers):
+        if _gives(returned, logits):
+            origin = record.passages.before_dropout(tap, given, version)
+            return Head(tap.path, math.prod(given.shape[1:]), origin)
     return None

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from angularkd.errors import InputError, nearest
 from angularkd.features import LEAST_SQUARE, mechanism, normalise, to_map
-from angularkd.losses.checks import full_precision, map_pair, refusal, require_paired, require_positive
+from angularkd.losses.checks import full_precision, map_pair, require_paired, require_positive
 from angularkd.losses.polynomials import Series, cosine_series, log_sigmoid, polynomial
 
 Map = Float[Tensor, "batch height width"]
@@ -24,6 +24,11 @@ MARGINS: dict[str, tuple[float, float, float]] = {
 }
 """Named margins (m1, m2, m3): multiplicative, SphereFace (arXiv 1704.08063) with AMD's 1.35; additive, in radians, of ArcFace
 (arXiv 1801.07698); of the cosine, of CosFace (arXiv 1801.09414)."""
+
+NORMALIZATIONS = ("norm", "max")
+BALANCED = "balanced"
+LEAST_VARIATION = 1e-5
+"""Least norm of a map less its mean beside the map's own norm: below it is what rounding in float32 leaves of a constant."""
 
 
 class AMDLoss(nn.Module):
@@ -39,7 +44,12 @@ class AMDLoss(nn.Module):
                    = (1 - local_weight) * L(whole map) + local_weight * mean over patches of L(patch)
 
     unit(x) divides by the Euclidean norm over the positions of one sample within the region; mse is the mean over
-    batch and positions. Patches are the cells of a grid x grid cut of maps normalised as a whole.
+    batch and positions. Patches are the cells of a grid x grid cut of maps normalised as a whole; a map too small for cells of two
+    positions is compared whole.
+
+    Centred (`centered=True`, not in the paper), unit(x - mean(x)) stands for unit(x), the mean over the same positions: a
+    correlation of maps in the place of a cosine. Q is small on all but small maps (||Q||_F = 1), so psi is nearly a constant
+    map there, which a cosine counts and a correlation does not.
 
     Args:
         margin: the multiplicative angular margin m1 > 0 (SphereFace); 1.35 is the authors' value, 1 without the other
@@ -52,8 +62,13 @@ class AMDLoss(nn.Module):
         grid: k of the k x k local patches ("fine-grained features"; the authors use 2), or None for the whole map alone.
         local_weight: w in 0..1, the share of the patches in a stage's loss.
         attention: the mechanism that makes P, a name in `angularkd.features.ATTENTIONS`.
-        stage_weights: factor of each stage's loss, shallow to deep; None for 1 each. A stage of weight 0 is not computed.
+        stage_weights: factor of each stage's loss, shallow to deep; None for 1 each, or "balanced", which undoes the division by the
+            positions (H * W times, squared in the form that is not centred) that makes the smallest map nearly all of the sum. A
+            stage of weight 0 is not computed.
         eps: added to the norm of P.
+        centered: whether maps are compared less their means: a correlation in the place of a cosine.
+        normalization: what P is divided by to give Q: "norm", its Frobenius norm (the paper's), or "max", its largest value, which
+            makes Q a map between 0 and 1 whatever its size.
 
     Raises:
         InputError: for an option out of its range, and a margin or attention of an unknown name.
@@ -74,8 +89,10 @@ class AMDLoss(nn.Module):
         grid: int | None = None,
         local_weight: float = 0.2,
         attention: str = "power",
-        stage_weights: Sequence[float] | None = None,
+        stage_weights: Sequence[float] | str | None = None,
         eps: float = 1e-6,
+        centered: bool = False,
+        normalization: str = "norm",
     ) -> None:
         super().__init__()
         if isinstance(margin, str):
@@ -98,16 +115,29 @@ class AMDLoss(nn.Module):
             raise InputError(f"grid must be a whole number of 2 or more, or None for the whole map alone, got {grid}")
         if not 0 <= local_weight <= 1:
             raise InputError(f"local_weight is the share of the patches and must lie in 0..1, got {local_weight}")
-        if stage_weights is not None and (min(stage_weights, default=-1) < 0 or not any(stage_weights)):
+        if isinstance(stage_weights, str):
+            if stage_weights != BALANCED:
+                raise InputError(f"stage_weights must be numbers, one a stage, or {BALANCED}, got '{stage_weights}'")
+        elif stage_weights is not None and (min(stage_weights, default=-1) < 0 or not any(stage_weights)):
             raise InputError(f"stage_weights must be numbers >= 0, one a stage and one above 0, got {stage_weights}")
+        if normalization not in NORMALIZATIONS:
+            raise InputError(
+                f"there is no normalization '{normalization}'.{nearest(normalization, NORMALIZATIONS)} "
+                f"Use {' or '.join(NORMALIZATIONS)}"
+            )
         self.margin = margin
         self.additive_margin = additive_margin
         self.cosine_margin = cosine_margin
         self.scale = scale
         self.grid = grid
         self.local_weight = local_weight
-        self.stage_weights = tuple(stage_weights) if stage_weights is not None else None
+        self.balanced = stage_weights == BALANCED
+        self.stage_weights = (
+            tuple(map(float, stage_weights)) if stage_weights is not None and not self.balanced else None
+        )
         self.eps = eps
+        self.centered = centered
+        self.normalization = normalization
         self.reduction = mechanism(attention, power)
         self._series = cosine_series(margin, additive_margin)
 
@@ -122,7 +152,7 @@ class AMDLoss(nn.Module):
 
         Raises:
             InputError: naming the stage, for sequences of unequal length, unequal batches, a map of a single position (it has
-                no direction, so no gradient), patches of fewer than two positions, and stage weights of another number.
+                no direction, so no gradient), and stage weights of another number.
         """
         return self.by_map(student_features, teacher_features).sum()
 
@@ -143,29 +173,29 @@ class AMDLoss(nn.Module):
 
     def maps(self, features: Tensor) -> Float[Tensor, "3 batch height width"]:
         """Return the angular, positive and negative maps (G, psi, n) of one stage's features, or of its map P, stacked."""
-        return torch.stack(self._angular_maps(normalise(to_map(features, self.reduction), self.eps)))
+        return torch.stack(self._angular_maps(self._attention(to_map(features, self.reduction))))
 
     def _stage(self, index: int, student: Tensor, teacher: Tensor) -> Float[Tensor, 3]:
         student, teacher = map_pair(index, student, teacher, self.reduction)
-        student_maps = self._angular_maps(normalise(student, self.eps))
-        teacher_maps = self._angular_maps(normalise(teacher, self.eps))
+        student_maps = self._angular_maps(self._attention(student))
+        teacher_maps = self._angular_maps(self._attention(teacher))
         both = list(zip(student_maps, teacher_maps, strict=True))
-        whole = torch.stack([region_distance(s, t) for s, t in both])
-        if self.grid is None:
-            return whole
+        distance = torch.stack([region_distance(s, t, self.centered) for s, t in both])
         height, width = student.shape[1:]
-        if height // self.grid * (width // self.grid) < 2:
-            raise refusal(
-                index,
-                f"a {self.grid}x{self.grid} grid leaves patches of fewer than two positions on a "
-                f"{height}x{width} map: use a smaller grid, or leave this stage out",
-            )
-        local = torch.stack([self._patch_distance(s, t, self.grid) for s, t in both])
-        return (1 - self.local_weight) * whole + self.local_weight * local
+        if self.grid is not None and fits_grid((height, width), self.grid):
+            local = torch.stack([self._patch_distance(s, t, self.grid) for s, t in both])
+            distance = (1 - self.local_weight) * distance + self.local_weight * local
+        return distance * float(height * width) ** (1 if self.centered else 2) if self.balanced else distance
 
     def _patch_distance(self, student: Map, teacher: Map, grid: int) -> Float[Tensor, ""]:
         cells = zip(patches(student, grid), patches(teacher, grid), strict=True)
-        return torch.stack([region_distance(s, t) for s, t in cells]).mean()
+        return torch.stack([region_distance(s, t, self.centered) for s, t in cells]).mean()
+
+    def _attention(self, power_map: Map) -> Map:
+        """Return the attention map Q of a map P."""
+        if self.normalization == "norm":
+            return normalise(power_map, self.eps)
+        return power_map / (power_map.amax(dim=(1, 2), keepdim=True) + self.eps)
 
     def _angular_maps(self, attention_map: Map) -> tuple[Map, Map, Map]:
         cosine = cosine_with_margin(attention_map, self.margin, self.additive_margin, self._series)
@@ -203,19 +233,43 @@ def cosine_with_margin(
     return torch.where(inside, torch.cos(margin * theta + additive_margin), edge)
 
 
-def region_distance(student: Map, teacher: Map) -> Float[Tensor, ""]:
+def region_distance(student: Map, teacher: Map, centered: bool = False) -> Float[Tensor, ""]:
     """Return a third of the mean squared difference of two maps, each of unit length over the positions of a sample.
 
     It sums over the positions first, so that compiled code has the batch to run in parallel.
+
+    Args:
+        student: [batch, height, width].
+        teacher: the same of the teacher.
+        centered: whether each map is taken less its mean first.
     """
-    difference = _unit(student) - _unit(teacher)
+    unit = _unit_of_variation if centered else _unit
+    difference = unit(student) - unit(teacher)
     return difference.square().sum(dim=(1, 2)).mean() / (3 * student.shape[1] * student.shape[2])
 
 
 def patches(maps: Map, grid: int) -> Iterator[Map]:
-    """Yield the grid x grid cells of the maps, row by row; where the grid does not divide a side, the first cells are longer."""
-    for row in maps.tensor_split(grid, dim=-2):
-        yield from row.tensor_split(grid, dim=-1)
+    """Yield the grid x grid cells of the maps, row by row, cut at floor(i * side / grid): 7 positions become 3 and 4."""
+    height, width = maps.shape[-2:]
+    for row in maps.tensor_split(_cuts(height, grid), dim=-2):
+        yield from row.tensor_split(_cuts(width, grid), dim=-1)
+
+
+def fits_grid(size: tuple[int, int], grid: int) -> bool:
+    """Return whether every cell of a grid on a map of (height, width) has two positions or more."""
+    return (size[0] // grid) * (size[1] // grid) >= 2
+
+
+def _cuts(side: int, grid: int) -> list[int]:
+    return [i * side // grid for i in range(1, grid)]
+
+
+def _unit_of_variation(maps: Map) -> Map:
+    """Return maps less their means, of unit length; by the map's own length where they vary no more than rounding leaves of a constant."""
+    variation = maps - maps.mean(dim=(1, 2), keepdim=True)
+    squares, whole = (values.square().sum(dim=(1, 2), keepdim=True) for values in (variation, maps.detach()))
+    varies = squares > LEAST_VARIATION**2 * whole
+    return variation * torch.where(varies, squares, whole).clamp(min=LEAST_SQUARE).rsqrt()
 
 
 def _unit(maps: Map) -> Map:

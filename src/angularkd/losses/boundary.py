@@ -57,8 +57,8 @@ class ActivationBoundaries(nn.Module):
         """Return the loss, a scalar >= 0. The minimum 0 asks for |S| >= margin: student = teacher is not enough.
 
         Args:
-            student_features: [batch, channel, height, width], one a stage, best taken before the activation (after a ReLU the
-                teacher is never negative, only zero).
+            student_features: [batch, channel, height, width], one a stage, from before its activation (after a ReLU the
+                teacher is never negative, only zero); a `Distiller` takes them there.
             teacher_features: the same of the teacher; where the sizes differ the larger features are average-pooled to the
                 smaller. They get no gradient.
 
@@ -110,7 +110,8 @@ class FeatureOverhaul(nn.Module):
         It is a sum over the elements, so its weight is small (1e-3 in the published code for CIFAR, 1e-4 for ImageNet).
 
         Args:
-            student_features: [batch, channel, height, width], one a stage, best taken before the activation.
+            student_features: [batch, channel, height, width], one a stage, from before its activation (after a ReLU all margins
+                are 0); a `Distiller` takes them there.
             teacher_features: the same of the teacher; where the sizes differ the larger features are average-pooled to the
                 smaller. They get no gradient.
 

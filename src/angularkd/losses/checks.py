@@ -6,7 +6,9 @@ the stage or the loss, and says what to do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,6 +22,9 @@ Pairs = list[tuple[Tensor, Tensor]]
 """One (student, teacher) a stage."""
 
 Maps = Float[Tensor, "maps height width"]
+
+TOKEN_WIDTH = 96
+"""The least width of a transformer's tokens: below it, a tensor of three dimensions is taken for maps without a question."""
 
 
 def refusal(where: int | str, reason: str) -> InputError:
@@ -70,11 +75,46 @@ def checked_levels(levels: Sequence[int]) -> tuple[int, ...]:
 
 
 def require_paired(loss: str, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> None:
-    """Raise InputError, naming the loss, unless the sequences over the stages are equally long and not empty."""
+    """Check that both are sequences over the same stages, of tensors of floats that hold samples.
+
+    Raises:
+        InputError: naming the loss, for what is no such sequence, and naming the stage, for what is no such tensor.
+    """
+    sides = {"student": student_features, "teacher": teacher_features}
+    for owner, features in sides.items():
+        require_stages(loss, owner, features)
     if len(student_features) != len(teacher_features) or not student_features:
         raise InputError(
             f"{loss} pairs stages one to one, got {len(student_features)} of the student and "
             f"{len(teacher_features)} of the teacher: pass two equally long, non-empty sequences"
+        )
+    for owner, features in sides.items():
+        for index, stage in enumerate(features):
+            require_values(index, owner, stage)
+
+
+def require_stages(loss: str, owner: str, features: Any) -> None:
+    """Raise InputError, naming the loss, unless the features are a sequence over the stages."""
+    if isinstance(features, Tensor) or not isinstance(features, Sequence):
+        raise InputError(
+            f"{loss} takes a sequence of the {owner}'s features, one tensor a stage, got {_describe(features)}: "
+            "pass [features] for a single stage"
+        )
+
+
+def require_values(stage: int, owner: str, features: Any) -> None:
+    """Raise InputError, naming the stage, unless the features are a tensor of floats that holds a sample."""
+    if not isinstance(features, Tensor):
+        raise refusal(
+            stage, f"expected the {owner}'s features as a tensor, got {_describe(features)}: leave the stage out"
+        )
+    if not features.is_floating_point():
+        raise refusal(
+            stage, f"the {owner}'s features are {_describe(features)}: give floats, for example features.float()"
+        )
+    if features.shape[:1] == (0,):
+        raise refusal(
+            stage, f"the {owner}'s features hold no sample, got {_describe(features)}: leave empty batches out"
         )
 
 
@@ -122,14 +162,22 @@ def map_pair(stage: int, student: Tensor, teacher: Tensor, reduction: Reduction)
 
 
 def require_features(stage: int, owner: str, features: Tensor, maps: bool = False) -> None:
-    """Raise InputError unless the tensor is [batch, channel, height, width], or a map of it where `maps` are taken too."""
-    if features.ndim != 4 and not (maps and features.ndim == 3):
+    """Check that a tensor is [batch, channel, height, width], or a map [batch, height, width] of it where `maps` are taken too.
+
+    A tensor of three dimensions whose last two are far apart, or those of tokens behind a class token, is no map.
+
+    Raises:
+        InputError: naming the stage, where it is not.
+    """
+    tokens = features.ndim == 3 and maps and _look_like_tokens(features.shape[1], features.shape[2])
+    if features.ndim != 4 and not (features.ndim == 3 and maps and not tokens):
         expected = "[batch, channel, height, width]" + (" or [batch, height, width]" if maps else "")
-        raise refusal(
-            stage,
-            f"expected the {owner}'s features as {expected}, got {list(features.shape)}: "
-            "take the stage before it is pooled, flattened or reduced",
-        )
+        remedy = {
+            2: "take the stage before it is pooled or flattened, or compare embeddings (pkt, rkd, cc)",
+            3: "lay tokens [batch, tokens, channel] out without the class token, as tokens.mT.unflatten(2, (height, width))",
+            5: "fold the frames of a video into its batch",
+        }.get(features.ndim, "take the stage before it is pooled, flattened or reduced")
+        raise refusal(stage, f"expected the {owner}'s features as {expected}, got {list(features.shape)}: {remedy}")
 
 
 def require_equal_channels(stage: int, student: Tensor, teacher: Tensor, remedy: str) -> None:
@@ -175,8 +223,13 @@ def embedding_pair(
 ) -> tuple[Tensor, Tensor]:
     """Return two embeddings [batch, dim], both of the student's type, float32 at least, the teacher's detached.
 
-    Raises InputError, naming the loss, for unequal batches and for one of fewer samples than `at_least`.
+    Raises InputError, naming the loss, for what is no embedding, unequal batches, and one of fewer samples than `at_least`.
     """
+    for owner, embedding in (("student", student_embedding), ("teacher", teacher_embedding)):
+        if not isinstance(embedding, Tensor) or embedding.ndim != 2 or not embedding.is_floating_point():
+            raise InputError(
+                f"{loss} takes the {owner}'s embedding as floats [batch, dim], got {_describe(embedding)}: pool it first"
+            )
     require_equal_batches(loss, student_embedding, teacher_embedding)
     require_samples(loss, student_embedding, at_least)
     return one_precision(student_embedding, teacher_embedding)
@@ -191,3 +244,20 @@ def one_precision(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Return both sides in the student's type, float32 at least, the teacher's detached."""
     student = widen(student)
     return student, teacher.detach().to(student.dtype)
+
+
+def unit_rows(values: Float[Tensor, "batch dim"], least: float = 1e-12) -> Float[Tensor, "batch dim"]:
+    """Return rows divided by their Euclidean norms. A row no longer than `least` is left alone, so that its gradient is small."""
+    norms: Tensor = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+    return values / torch.where(norms > least, norms, 1.0)
+
+
+def _look_like_tokens(tokens: int, width: int) -> bool:
+    """Return whether the sides of a map are rather a number of tokens and their width: three times apart, or n * n + 1 and another."""
+    shorter, longer = sorted((tokens, width))
+    behind_class_token = tokens > 4 and tokens != width and math.isqrt(tokens - 1) ** 2 == tokens - 1
+    return longer >= TOKEN_WIDTH and (longer > 3 * shorter or (behind_class_token and width % 32 == 0))
+
+
+def _describe(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

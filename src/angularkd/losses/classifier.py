@@ -30,7 +30,7 @@ class SoftmaxRegression(nn.Module):
     Raises:
         InputError: without a head, and for one of another size than teacher_dim.
 
-    Paper: Yang, Martinez, Bulat & Tzimiropoulos, arXiv 2103.01988, with its distance of logits.
+    Paper: Yang, Martinez, Bulat & Tzimiropoulos, ICLR 2021, https://openreview.net/forum?id=ZzwDy_wiWv, with its distance of logits.
     Departure: the connector acts on the pooled embedding, where the published code convolves the feature map before
     pooling. Distances are taken in float32 at least.
     """

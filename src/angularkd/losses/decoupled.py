@@ -20,7 +20,8 @@ class DecoupledKD(nn.Module):
 
         T**2 * mean over the batch of [ alpha * KL(b_teacher || b_student) + beta * KL(r_teacher || r_student) ]
 
-    in nats, >= 0. With beta = 1 - p_t of the teacher, sample by sample, it would be Hinton's own divergence.
+    in nats, >= 0. With beta = 1 - p_t of the teacher, sample by sample, it would be Hinton's own divergence. Of two classes one is
+    left beside the target: the second part (NCKD) is then identically 0, and all is in the first.
 
     Args:
         alpha: weight of the target part, 0 or more. The authors use 1.
@@ -62,7 +63,7 @@ class DecoupledKD(nn.Module):
             InputError: for soft labels (there is no one target class), logits of unequal shapes, and fewer than two classes.
         """
         require_classes(student_logits, teacher_logits)
-        target = _target_classes("DKD", labels)
+        target = target_classes("DKD", labels)
         student = soften(student_logits, self.temperature, self.standardise)
         teacher = soften(teacher_logits.detach(), self.temperature, self.standardise)
         target_part = divergence(_target_or_not(student, target), _target_or_not(teacher, target))
@@ -77,8 +78,8 @@ class NKD(nn.Module):
 
         - mean over the batch of [ p_teacher_t * log p_student_t + gamma * T**2 * sum_k r_teacher_k log r_student_k ]
 
-    in nats. It is a cross-entropy: its least value, gamma * T**2 times the mean entropy of r_teacher, is reached
-    where p_student_t = 1 and r_student = r_teacher.
+    in nats. Of two classes one is left beside the target, and the second part is identically 0. It is a cross-entropy: its least
+    value, gamma * T**2 times the mean entropy of r_teacher, is reached where p_student_t = 1 and r_student = r_teacher.
 
     Args:
         gamma: weight of the classes other than the target, 0 or more. The authors use 1.5.
@@ -112,7 +113,7 @@ class NKD(nn.Module):
             InputError: for soft labels, logits of unequal shapes, and fewer than two classes.
         """
         require_classes(student_logits, teacher_logits)
-        target = _target_classes("NKD", labels)
+        target = target_classes("NKD", labels)
         student, teacher = widen(student_logits), widen(teacher_logits.detach())
         log_confidence = F.log_softmax(student, dim=1).gather(1, target)
         target_part = -(F.softmax(teacher, dim=1).gather(1, target) * log_confidence).mean()
@@ -139,7 +140,8 @@ def _drop_target(values: Tensor, target: Int[Tensor, "batch 1"]) -> Float[Tensor
     return values.gather(1, columns + (columns >= target))
 
 
-def _target_classes(loss: str, labels: Tensor) -> Int[Tensor, "batch 1"]:
+def target_classes(loss: str, labels: Tensor) -> Int[Tensor, "batch 1"]:
+    """Return class indices as a column. Raises InputError, naming the loss, for soft labels."""
     if labels.ndim != 1 or labels.is_floating_point():
         raise InputError(
             f"{loss} needs one target class a sample and cannot use soft labels, got {labels.dtype} "

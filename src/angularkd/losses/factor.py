@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from angularkd.errors import InputError
 from angularkd.features import PowerMap
-from angularkd.losses.checks import require_at_least, require_paired
+from angularkd.losses.checks import require_at_least, require_paired, require_weight
 from angularkd.losses.feature import unit_maps
 from angularkd.losses.projectors import GIVE_SHAPES, Shapes, matched_pairs, project, stage_channels
 
@@ -21,52 +21,55 @@ class FactorTransfer(nn.Module):
 
         L_stage = mean over batch and entries of |unit(F_student) - unit(F_teacher)| ** exponent
 
-    Without a rate a factor is the power map of a stage, F = sum_c |A_c| ** power, and unit(F) divides by its Euclidean
-    norm over the positions of one sample: nothing is learned. With a rate, as in the paper, the factors have rate *
-    teacher's channels: a translator (three 3 x 3 convolutions) makes the student's; a paraphraser, an autoencoder of
-    the teacher's features, makes the teacher's; unit acts over channels and positions, and the loss of a stage grows by
+    The factors have rate * teacher's channels: a translator (three 3 x 3 convolutions) makes the student's; a paraphraser, an
+    autoencoder of the teacher's features, makes the teacher's. unit(F) divides by the Euclidean norm over channels and positions
+    of one sample. The loss of a stage grows by what trains the paraphraser and nothing else,
 
         reconstruction_weight * mean |paraphrased(A_teacher) - A_teacher|
 
-    which trains the paraphraser and nothing else.
+    Without a rate nothing is learned: these are factors without paraphraser and translator, no factor transfer but the distance
+    of power maps that it is often taken for. A factor is then F = sum_c |A_c| ** power, and unit acts over the positions.
 
     Args:
         student_shapes: (channels, height, width) of each stage; needed with a rate, ignored without.
         teacher_shapes: the same of the teacher.
-        rate: k in 0..1, the factors' share of the teacher's channels (the paper's is 0.5), or None to learn nothing.
+        rate: k in 0..1, the factors' share of the teacher's channels (the paper's is 0.5), or None for power maps.
         power: exponent of the power map, 1 or more, without a rate.
         exponent: p of the distance, 1 or more.
-        reconstruction_weight: of the paraphraser's own loss, with a rate.
+        reconstruction_weight: of the paraphraser's own loss, with a rate. By default 1 / 500, so that it counts once at the authors'
+            weight of 500 for the whole.
 
     Raises:
         InputError: for an option out of its range, and a rate that leaves no channel or comes without shapes.
 
-    Paper: Kim, Park & Kwak, arXiv 1802.04977. The variant without a rate is the field's, and the default. Departures
-    with a rate: the paraphraser trains beside the student, where the paper trains it before; its reconstruction is
-    measured by the mean absolute error of the published code, where the paper has a squared one.
+    The paper takes the last stage alone, as the table of losses does by default.
+
+    Paper: Kim, Park & Kwak, arXiv 1802.04977. Departures: the paraphraser trains beside the student, on the same batches, where
+    the authors train it on the teacher's features for a few epochs before; the distance gives it no gradient in either case. Its
+    reconstruction is measured by the mean absolute error of the published code, where the paper has a squared one.
     """
 
     def __init__(
         self,
         student_shapes: Shapes | None = None,
         teacher_shapes: Shapes | None = None,
-        rate: float | None = None,
+        rate: float | None = 0.5,
         power: float = 2.0,
         exponent: float = 1.0,
-        reconstruction_weight: float = 1.0,
+        reconstruction_weight: float = 0.002,
     ) -> None:
         super().__init__()
         require_at_least("exponent", exponent, 1, "below it the gradient at zero is not finite, use 1")
         self.rate = rate
         self.exponent = exponent
-        self.reconstruction_weight = reconstruction_weight
+        self.reconstruction_weight = require_weight("reconstruction_weight", reconstruction_weight)
         self.power_map = PowerMap(power)
         self.reduction = self.power_map if rate is None else None
         if rate is not None:
             self._build(rate, student_shapes, teacher_shapes)
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
-        """Return the loss, a scalar >= 0.
+        """Return the loss, a scalar >= 0; its usual weight is 500, the authors', or 200 without a rate.
 
         Args:
             student_features: [batch, channel, height, width], one a stage; without a rate also power maps [batch, height, width].
@@ -87,7 +90,7 @@ class FactorTransfer(nn.Module):
 
     def _build(self, rate: float, student_shapes: Shapes | None, teacher_shapes: Shapes | None) -> None:
         if student_shapes is None or teacher_shapes is None:
-            raise InputError(f"factor transfer with a rate learns translators: {GIVE_SHAPES}")
+            raise InputError(f"factor transfer learns translators: {GIVE_SHAPES}, or use rate=None for power maps")
         channels = stage_channels(student_shapes, teacher_shapes)
         factors = [round(rate * teacher) for _, teacher in channels]
         if not all(0 < count <= teacher for count, (_, teacher) in zip(factors, channels, strict=True)):

@@ -20,6 +20,8 @@ from angularkd.losses.checks import (
     require_equal_channels,
     require_features,
     require_positions,
+    require_stages,
+    require_values,
 )
 from angularkd.losses.feature import context_distance
 from angularkd.losses.projectors import Shapes, channels_of, pairs_as_built, project, stage_channels
@@ -70,7 +72,8 @@ class ReviewKD(nn.Module):
         """Return the loss, a scalar >= 0 in the square of the features' unit; distances are taken in float32 at least.
 
         Args:
-            student_features: [batch, channel, height, width], one a stage, from shallow to deep.
+            student_features: [batch, channel, height, width], one a stage, from shallow to deep, from before its activation, where a
+                `Distiller` takes them.
             teacher_features: the same of the teacher; where the sizes differ the larger of fused and teacher's features are
                 average-pooled to the smaller. They get no gradient.
 
@@ -164,11 +167,13 @@ class AttentionLinks(nn.Module):
     def _checked(
         self, owner: str, features: Sequence[Tensor], expected: int, students: Sequence[Tensor]
     ) -> list[Tensor]:
+        require_stages("AFD", owner, features)
         if len(features) != expected:
             raise InputError(
                 f"AFD was built for {expected} stages of the {owner}, got {len(features)}: build it with their shapes"
             )
         for index, stage in enumerate(features):
+            require_values(index, owner, stage)
             require_features(index, owner, stage)
             require_positions(index, stage)
             if stage.shape[0] != students[0].shape[0]:

@@ -66,13 +66,13 @@ class HintonKD(nn.Module):
     Args:
         temperature: T > 0.
         standardise: replace both sides' logits by their z-scores over the classes of each sample before dividing by
-            T (Sun, Ren, Li, Wang, Cao, arXiv 2403.01549): the student then need not match the teacher's scale.
+            T (Sun, Ren, Li, Wang, Cao, arXiv 2403.01427): the student then need not match the teacher's scale.
             The deviation is the unbiased one, plus 1e-7, as in the authors' code.
 
     Raises:
         InputError: for a temperature that is not positive.
 
-    Departure from the authors' code of 2403.01549: logits that are all equal have no deviation, and are left unscaled,
+    Departure from the authors' code of 2403.01427: logits that are all equal have no deviation, and are left unscaled,
     where the gradient there is NaN.
     """
 

@@ -9,18 +9,40 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from angularkd.errors import InputError, nearest
-from angularkd.types import LossContext, Reduction, Signals, Terms
+from angularkd.errors import InputError, StageError, nearest
+from angularkd.features import PreActivation
+from angularkd.losses.stages import (
+    STAGE_WEIGHTS,
+    STAGES,
+    Stages,
+    WeightedStages,
+    chosen,
+    for_stages,
+    read_stage_weights,
+    read_stages,
+    require_weights,
+)
+from angularkd.types import Features, LossContext, Reduction, Signals, Terms
 
 FEATURES = ("student_features", "teacher_features")
 EMBEDDINGS = ("student_embedding", "teacher_embedding")
 LOGITS = ("student_logits", "teacher_logits")
+DISTILLATION_LOGITS = "student_distillation_logits"
 NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+@runtime_checkable
+class FollowsEpochs(Protocol):
+    """A loss that changes over a run by itself: it follows how far the run is, as the schedules of weights are."""
+
+    def set_epoch(self, epoch: float, epochs: float) -> None:
+        """Let it follow: `epoch` epochs, in fractions too, of a run of `epochs` are done."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +56,11 @@ class Loss:
         built_for: arguments of `build` that come from the models and the data (fields of `LossContext`), not from the user.
         short: short forms of option names, as the literature writes them.
         one_class: whether it needs samples of one class each, and cannot use mixed ones and their soft labels.
+        pre_activation: whether it takes whole features from before the last activation of each stage.
+        stages: which of the paired stages a loss on features acts on unless told otherwise: those of its reference implementation.
+        linked: whether it compares stages with each other, and so takes no weight for each.
+        paper: its number on arXiv, or a link.
+        usual_weight: the weight of its authors or of the field beside a cross-entropy of 1, and what it depends on.
     """
 
     build: Callable[..., nn.Module]
@@ -42,11 +69,29 @@ class Loss:
     built_for: tuple[str, ...] = ()
     short: Mapping[str, str] = field(default_factory=dict)
     one_class: bool = False
+    pre_activation: bool = False
+    stages: Stages = "all"
+    linked: bool = False
+    paper: str = ""
+    usual_weight: str = ""
+
+    @property
+    def on_features(self) -> bool:
+        """Whether it uses features of paired stages."""
+        return bool(set(FEATURES) & set(self.inputs))
+
+    @property
+    def weighs_stages(self) -> bool:
+        """Whether its class takes `stage_weights` itself."""
+        return STAGE_WEIGHTS in inspect.signature(self.build).parameters
 
     def options(self) -> dict[str, Any]:
-        """Return the options that a user may set, with their defaults."""
+        """Return the options that a user may set, with their defaults; on features, `stages` and `stage_weights` too."""
         parameters = inspect.signature(self.build).parameters
-        return {name: p.default for name, p in parameters.items() if name not in self.built_for and p.kind is NAMED}
+        own = {name: p.default for name, p in parameters.items() if name not in self.built_for and p.kind is NAMED}
+        if not self.on_features:
+            return own
+        return {**own, STAGES: self.stages, **({} if self.linked else {STAGE_WEIGHTS: None})}
 
 
 @dataclass(frozen=True)
@@ -77,17 +122,36 @@ class WeightSchedule:
 
 SCHEDULE = tuple(WeightSchedule.__dataclass_fields__)
 """Options of the weight itself, which every loss takes."""
+AUTO = "auto"
+"""What stands for a weight that is found from gradients before the first step."""
+SHARE = "share"
+"""The option of a weight that is `auto`: which share of the first gradient the loss gets."""
+DEFAULT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Term:
-    """One loss of the objective: its row, its weight, its options, and how the weight changes over the run."""
+    """One loss of the objective: its row, its weight, its options, and how the weight changes over the run.
+
+    Args:
+        name: its name in the table.
+        row: its row there.
+        weight: its weight; None where it is `auto`, and `share` says how it is found.
+        options: those of the loss itself.
+        schedule: how the weight changes over the run.
+        share: of the first gradient's norms that an `auto` loss gets, between 0 and 1.
+        stages: which of the paired stages it acts on, where it uses features.
+        stage_weights: a factor for each of them, where the loss's class takes none itself; None for 1 each.
+    """
 
     name: str
     row: Loss
-    weight: float
+    weight: float | None
     options: Mapping[str, Any]
     schedule: WeightSchedule = WeightSchedule()
+    share: float = DEFAULT_SHARE
+    stages: Stages = "all"
+    stage_weights: tuple[float, ...] | None = None
 
     @property
     def signals(self) -> frozenset[str]:
@@ -108,6 +172,17 @@ class Term:
             raise InputError(
                 f"loss '{self.name}' has parts that are built for the models: give the Distiller an `example` of the images"
             )
+        weights, each = self.stage_weights, [context] * len(self.stage_weights or ())
+        if context is not None and context.student_shapes and self.row.on_features:
+            positions = chosen(self.name, self.stages, len(context.student_shapes))
+            each = [for_stages(context, [position]) for position in positions]
+            context = for_stages(context, positions)
+        if weights is None:
+            return self._build(context)
+        require_weights(self.name, weights, len(each))
+        return WeightedStages(self.name, [self._build(one) for one in each], weights)
+
+    def _build(self, context: LossContext | None) -> nn.Module:
         given = {name: getattr(context, name) for name in self.row.built_for}
         try:
             return self.row.build(**given, **self.options)
@@ -139,8 +214,11 @@ class WeightedLosses(nn.Module):
     def __init__(self, terms: Sequence[Term], context: LossContext | None = None) -> None:
         super().__init__()
         self.inputs = {term.name: term.row.inputs for term in terms}
-        self.weights = {term.name: term.weight for term in terms}
+        self.before_activation = tuple(term.name for term in terms if term.row.pre_activation)
+        self.weights: dict[str, float] = {term.name: term.weight for term in terms if term.weight is not None}
+        self.shares = {term.name: term.share for term in terms if term.weight is None}
         self.schedules = {term.name: term.schedule for term in terms}
+        self.stages = {term.name: term.stages for term in terms}
         self.register_buffer("factors", torch.ones(len(terms)), persistent=False)
         self.losses = nn.ModuleDict({term.name: term.build(context) for term in terms})
 
@@ -153,26 +231,54 @@ class WeightedLosses(nn.Module):
     def reductions_by_loss(self) -> dict[str, Reduction | None]:
         """The form in which each loss that uses features needs them."""
         on_features = {name: loss for name, loss in self.losses.items() if set(FEATURES) & set(self.inputs[name])}
-        return {name: reduction_of(loss) for name, loss in on_features.items()}
+        return {name: self._form(name, loss) for name, loss in on_features.items()}
+
+    @property
+    def on_logits(self) -> tuple[str, ...]:
+        """The losses that use logits and labels alone."""
+        return tuple(name for name, inputs in self.inputs.items() if set(inputs) <= {*LOGITS, DISTILLATION_LOGITS, "labels"})
+
+    @property
+    def unresolved(self) -> tuple[str, ...]:
+        """The losses whose weights are `auto` and not found yet."""
+        return tuple(name for name in self.losses if name not in self.weights)
 
     def set_epoch(self, epoch: float, epochs: float) -> None:
-        """Let the weights follow their schedules: `epoch` epochs, in fractions too, of a run of `epochs` are done."""
+        """Let the weights follow their schedules, and losses theirs: `epoch` epochs, in fractions too, of a run of `epochs` are done."""
         for i, schedule in enumerate(self.schedules.values()):
             if not schedule.constant:
                 self.factors[i].fill_(schedule.factor(epoch, epochs))
+        for loss in self.losses.values():
+            if isinstance(loss, FollowsEpochs):
+                loss.set_epoch(epoch, epochs)
 
     def forward(self, signals: Signals) -> Terms:
-        """Return the weighted terms by name, one scalar a loss."""
-        terms = {name: self.weights[name] * loss(*self._inputs(name, signals)) for name, loss in self.losses.items()}
+        """Return the weighted terms by name, one scalar a loss; a loss whose weight is `auto` and not found yet counts once."""
+        terms = {name: self.weights.get(name, 1.0) * self._value(name, signals) for name in self.losses}
         return {
             name: term if self.schedules[name].constant else term * self.factors[i].clone()
             for i, (name, term) in enumerate(terms.items())
         }
 
+    def _value(self, name: str, signals: Signals) -> Tensor:
+        """Return the value of a loss. Its errors name a stage by its position among all that are paired."""
+        try:
+            value: Tensor = self.losses[name](*self._inputs(name, signals))
+        except StageError as error:
+            paired = len(next(iter(signals.student_features.values())))
+            raise StageError(chosen(name, self.stages[name], paired)[error.stage], error.reason) from None
+        return value
+
     def _inputs(self, name: str, signals: Signals) -> Iterable[Any]:
         for signal in self.inputs[name]:
             value = getattr(signals, signal)
-            yield value[reduction_of(self.losses[name])] if signal in FEATURES else value
+            yield self._chosen(name, value[self._form(name, self.losses[name])]) if signal in FEATURES else value
+
+    def _chosen(self, name: str, stages: Features) -> Features:
+        return [stages[i] for i in chosen(name, self.stages[name], len(stages))]
+
+    def _form(self, name: str, loss: nn.Module) -> Reduction | None:
+        return PreActivation() if name in self.before_activation else reduction_of(loss)
 
 
 def read_objective(losses: Mapping[str, float | Mapping[str, Any]], table: Mapping[str, Loss]) -> tuple[Term, ...]:
@@ -180,7 +286,8 @@ def read_objective(losses: Mapping[str, float | Mapping[str, Any]], table: Mappi
 
     Args:
         losses: from a loss's name to its weight, or to a mapping of `weight` and the loss's options:
-            {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4.0}, "amd": 5000.0}. A weight of 0 leaves the loss out.
+            {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4.0}, "amd": "auto"}. A weight of 0 leaves the loss out; one that is
+            "auto" is found before the first step, so that the loss gets `share` of the first gradient.
             Every loss takes the options of `WeightSchedule` too.
         table: all losses by name.
 
@@ -190,6 +297,16 @@ def read_objective(losses: Mapping[str, float | Mapping[str, Any]], table: Mappi
     terms = tuple(term for term in (_term(name, value, table) for name, value in losses.items()) if term.weight != 0)
     if not terms:
         raise InputError("the objective is empty: give at least one loss a weight, for example ce=1")
+    shares = {term.name: term.share for term in terms if term.weight is None}
+    if len(shares) == len(terms):
+        raise InputError(
+            f"the weights of {' and '.join(shares)} are auto, which is found beside other losses: give one a number, for example ce=1"
+        )
+    if sum(shares.values()) >= 1:
+        raise InputError(
+            f"the shares of {' and '.join(shares)} are {sum(shares.values()):g} in all, which leaves nothing to the others: "
+            "give shares whose sum is below 1"
+        )
     return terms
 
 
@@ -219,15 +336,27 @@ def _term(name: str, value: float | Mapping[str, Any], table: Mapping[str, Loss]
     row = table[name]
     options = dict(value) if isinstance(value, Mapping) else {"weight": value}
     weight = options.pop("weight", None)
-    if not _is_weight(weight):
-        raise InputError(f"loss '{name}' needs a number >= 0 as its weight, got {weight!r}: write {name}=1")
+    share = options.pop(SHARE, None)
+    if weight != AUTO and not _is_weight(weight):
+        raise InputError(
+            f"loss '{name}' needs a number >= 0 as its weight, or auto, got {weight!r}: write {name}=1, or {name}={AUTO}"
+        )
+    if share is not None and (weight != AUTO or not _is_weight(share) or not 0 < share < 1):
+        raise InputError(
+            f"share of loss '{name}' is the part of the first gradient that a weight of auto gives it, between 0 and 1, got "
+            f"{share!r} for the weight {weight!r}: write {name}={AUTO},{SHARE}=0.5"
+        )
     options = {row.short.get(key, key): option for key, option in options.items()}
-    valid = (*row.options(), *SCHEDULE)
+    valid = (*row.options(), *SCHEDULE, SHARE)
     for key in options:
         if key not in valid:
             raise InputError(f"loss '{name}' has no option '{key}'.{nearest(key, valid)} It takes: {', '.join(valid)}")
     schedule = _schedule(name, {key: options.pop(key) for key in SCHEDULE if key in options})
-    return Term(name, row, float(weight), options, schedule)
+    found = None if weight == AUTO else float(weight)
+    stages = read_stages(name, options.pop(STAGES, row.stages)) if row.on_features else row.stages
+    weights = None if row.weighs_stages else read_stage_weights(name, options.pop(STAGE_WEIGHTS, None))
+    share = DEFAULT_SHARE if share is None else float(share)
+    return Term(name, row, found, options, schedule, share, stages, weights)
 
 
 def _schedule(name: str, options: Mapping[str, Any]) -> WeightSchedule:

@@ -16,6 +16,7 @@ from angularkd.losses.checks import require_at_least, require_share
 from angularkd.losses.projectors import (
     GIVE_SHAPES,
     Shapes,
+    norm_regressor,
     project,
     projected_pairs,
     regressor,
@@ -30,35 +31,42 @@ class FitNet(nn.Module):
         L_stage = mean over batch, channels and positions of (r(A_student) - A_teacher) ** 2            per element
                 = mean over the batch of 1/2 * || r(A_student) - A_teacher ||_2 ** 2                    otherwise
 
+    r is the field's regressor, a convolution with batch normalisation and a ReLU, also where the channels are equal: it can reach
+    features behind a ReLU alone. The paper's is a convolution without normalisation, which `bare` with `always_regress` gives.
+
     Args:
-        student_shapes: (channels, height, width) of each stage. With shapes, r is a 1 x 1 convolution at a stage whose
-            channels differ and the identity at the others; without them r is the identity everywhere.
+        student_shapes: (channels, height, width) of each stage; needed unless `bare`, whose r is the identity without them.
         teacher_shapes: the same of the teacher.
-        always_regress: a convolution also where the channels are equal, as in the paper.
+        bare: r is a 1 x 1 convolution alone at a stage whose channels differ, and the identity at the others.
+        always_regress: with `bare`, a convolution also where the channels are equal.
         per_element: the mean that the field takes; False is the paper's equation 3.
 
     Raises:
-        InputError: for shapes that do not fit each other, and always_regress without shapes.
+        InputError: for shapes that do not fit each other, and none where r needs them.
 
-    Paper: Romero et al., arXiv 1412.6550. Departures: a term beside the others instead of a first training phase;
-    several stages instead of one; the convolution is 1 x 1 and sizes are pooled.
+    The paper and the field take a single stage in the middle, as the table of losses does by default.
+
+    Paper: Romero et al., arXiv 1412.6550. Departures: a term beside the others instead of a first training phase; sizes are pooled
+    and the convolution is 1 x 1, where the field's strides or transposes it at sizes that differ.
     """
 
     def __init__(
         self,
         student_shapes: Shapes | None = None,
         teacher_shapes: Shapes | None = None,
+        bare: bool = False,
         always_regress: bool = False,
         per_element: bool = True,
     ) -> None:
         super().__init__()
-        if always_regress and student_shapes is None:
-            raise InputError(f"always_regress needs to know the channels: {GIVE_SHAPES}")
-        self.regressors = where_needed(student_shapes, teacher_shapes, regressor, always_regress)
+        if student_shapes is None and (always_regress or not bare):
+            raise InputError(f"FitNet's regressors need to know the channels: {GIVE_SHAPES}, or use bare=True for none")
+        build = regressor if bare else norm_regressor
+        self.regressors = where_needed(student_shapes, teacher_shapes, build, always_regress or not bare)
         self.per_element = per_element
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
-        """Return the loss, a scalar >= 0 in the square of the features' unit.
+        """Return the loss, a scalar >= 0 in the square of the features' unit; its usual weight is 100.
 
         Args:
             student_features: [batch, channel, height, width], one a stage.
@@ -66,7 +74,8 @@ class FitNet(nn.Module):
                 smaller. They get no gradient.
 
         Raises:
-            InputError: naming the stage, for sequences of unequal length, unequal batches, and channels that nothing projects.
+            InputError: naming the stage, for sequences of unequal length, unequal batches, channels that nothing projects, and a
+                single value a channel (batch normalisation has no use for it).
         """
         pairs = projected_pairs("FitNet", self.regressors, student_features, teacher_features)
         return torch.stack([self._stage(s, t) for s, t in pairs]).sum()
@@ -166,8 +175,9 @@ class MaskedGeneration(nn.Module):
     Raises:
         InputError: for a masked_share out of its range, and shapes that do not fit each other.
 
-    Paper: Yang et al., arXiv 2205.01529. Departures: unequal sizes are matched; several stages may be given (the paper
-    uses the last alone for classification); no mask in eval mode.
+    The paper takes the last stage alone for classification, as the table of losses does by default.
+
+    Paper: Yang et al., arXiv 2205.01529. Departures: unequal sizes are matched; no mask in eval mode.
     """
 
     def __init__(

@@ -58,6 +58,11 @@ def conv_with_norm(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
 
 
+def norm_regressor(channels_in: int, channels_out: int) -> nn.Sequential:
+    """Return the field's regressor: a 1 x 1 convolution, batch normalisation and a ReLU."""
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1), nn.BatchNorm2d(channels_out), nn.ReLU())
+
+
 def where_needed(
     student_shapes: Shapes | None,
     teacher_shapes: Shapes | None,

@@ -20,6 +20,7 @@ from angularkd.losses.checks import (
     require_samples,
     require_weight,
     stage_pairs,
+    unit_rows,
 )
 
 
@@ -31,7 +32,10 @@ class SimilarityPreserving(nn.Module):
         G       = A A^T, each row of it divided by its Euclidean norm                                   [batch, batch]
         L_stage = mean over all entries of (G_student - G_teacher) ** 2
 
-    Paper: Tung & Mori, arXiv 1907.09682. Departures: none. The products are computed in float32 at least.
+    The paper and its users compare the last stage alone, as the table of losses does by default.
+
+    Paper: Tung & Mori, arXiv 1907.09682. Departures: a sample without any activation has a small gradient, where dividing by its
+    norm of 0 gives 1e12. The products are computed in float32 at least.
     """
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -130,7 +134,7 @@ class CorrelationCongruence(nn.Module):
             return (distances[:-1] * distances[1:]).sum(dim=1).mean()
 
     def _kernel(self, embedding: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch batch"]:
-        unit = F.normalize(embedding, dim=1)
+        unit = unit_rows(embedding)
         cosines = unit @ unit.mT
         powers = range(self.order + 1)
         series = torch.stack([(2 * self.gamma) ** p / math.factorial(p) * cosines**p for p in powers])
@@ -140,7 +144,7 @@ class CorrelationCongruence(nn.Module):
 class ProbabilisticKnowledgeTransfer(nn.Module):
     """PKT: which samples are near which, as probabilities, is the same in the student's space as in the teacher's.
 
-    With embeddings x_i in a batch of B, each divided by its norm + eps:
+    With embeddings x_i in a batch of B, each divided by its norm + eps (one no longer than eps is left as it is):
 
         K_ij = (cos(x_i, x_j) + 1) / 2,     p_ij = K_ij / sum_j K_ij
         L    = mean over i and j of  p_ij * log( (p_ij + eps) / (q_ij + eps) ),      p the teacher's, q the student's
@@ -154,7 +158,7 @@ class ProbabilisticKnowledgeTransfer(nn.Module):
         InputError: for an eps that is not positive.
 
     Paper: Passalis & Tefas, arXiv 1803.10837. Departures: the mean over the pairs, as in the authors' code, is the sum
-    in the paper; an embedding of zeros has a gradient of 0, where the authors' code gives NaN. Computed in float32 at
+    in the paper; an embedding of zeros has a small gradient, where the authors' code gives NaN. Computed in float32 at
     least.
     """
 
@@ -186,7 +190,8 @@ class ProbabilisticKnowledgeTransfer(nn.Module):
             return divergence.sum() / (len(student) * others)
 
     def _probabilities(self, embedding: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch batch"]:
-        unit: Tensor = embedding / (torch.linalg.vector_norm(embedding, dim=1, keepdim=True) + self.eps)
+        norms: Tensor = torch.linalg.vector_norm(embedding, dim=1, keepdim=True)
+        unit = embedding / torch.where(norms > self.eps, norms + self.eps, 1.0)
         kernel = ((unit @ unit.mT + 1) / 2).clamp(min=0)
         if self.exclude_self:
             kernel = kernel * (1 - torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device))
@@ -246,7 +251,7 @@ class RelationalKD(nn.Module):
 
 def _similarities(features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch batch"]:
     rows = features.flatten(1)
-    return F.normalize(rows @ rows.mT, dim=1)
+    return unit_rows(rows @ rows.mT)
 
 
 def _distances_and_angles(

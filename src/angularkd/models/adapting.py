@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from angularkd.errors import InputError
-from angularkd.features import Trace, trace
+from angularkd.features import Trace, embedding_of, trace
 from angularkd.models.class_mapping import match_names, read_class_mapping
 from angularkd.models.classifier import Classifier, Preprocessing, Size
 from angularkd.models.libraries.file import is_file_spec
@@ -17,6 +17,8 @@ def check_student(
     student: Classifier, classes: int, remedy: str = "start without them, or train it on these classes first"
 ) -> None:
     """Raise InputError when weights gave a student another number of classes than the data has; `remedy` is the advice."""
+    if not student.has_head:
+        raise InputError(f"{student.spec} has no classification layer: such a model can only be a teacher")
     if student.num_classes != classes:
         raise InputError(
             f"the weights of {student.spec} tell apart {student.num_classes} classes, the data has {classes}: {remedy}"
@@ -89,11 +91,16 @@ def _resized_to(classifier: Classifier, image_size: Size, size: Size | None) -> 
     except Exception as error:  # the forward may be the user's own
         reason = (str(error).splitlines() or ["no reason given"])[0]
         raise _Refusal(f"{type(error).__name__}: {reason}") from None
+    if not classifier.has_head:
+        found = replace(found, head=None)  # a last projection is part of the embedding
     return replace(classifier, preprocessing=preprocessing, trace=found)
 
 
 def _check_outputs(classifier: Classifier, trace: Trace, role: str) -> None:
-    """Raise InputError unless the module gives logits [batch, classes]."""
+    """Raise InputError unless the module gives logits [batch, classes] or, without a classification layer, one vector an image."""
+    if not classifier.has_head:
+        embedding_of(trace, classifier.module)
+        return
     if trace.output_shape != (2, classifier.num_classes):
         output = list(trace.output_shape) if trace.output_shape is not None else trace.output_kind
         raise InputError(

@@ -77,7 +77,7 @@ class Classifier:
     Attributes:
         spec: the SPEC that was asked for.
         module: from preprocessed images to logits [batch, num_classes].
-        num_classes: of the module's own logits.
+        num_classes: of the module's own logits; 0 where it has no classification layer and gives embeddings [batch, dim].
         preprocessing: None when nothing is known of it: the training images' own statistics are then used.
         classes: names in the order of the module's logits, where they are known.
         pretrained: whether it has trained weights.
@@ -106,6 +106,11 @@ class Classifier:
     def parameters(self) -> int:
         """Return how many numbers the model has."""
         return sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def has_head(self) -> bool:
+        """Return whether it tells apart classes; what has no classification layer can only teach, by its embeddings."""
+        return self.num_classes > 0
 
     @property
     def outputs(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +13,8 @@ from lightning_fabric import Fabric
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from angularkd.config import DistillConfig, EvaluateConfig, Recipe, TrainConfig
-from angularkd.data import DataSet, ResidentImages, Views
+from angularkd.config import DistillConfig, EvaluateConfig, Recipe, TrainConfig, format_losses, with_weights
+from angularkd.data import Batches, DataSet, ResidentImages, Views
 from angularkd.distillation import CachedTeacher, Distiller, LiveTeacher
 from angularkd.errors import InputError
 from angularkd.losses import check_soft_labels, read_terms, signals_of
@@ -39,7 +40,9 @@ from angularkd.training.ema import AveragedStudent
 from angularkd.training.job import Job, predictor
 from angularkd.training.optimisation import build_optimizer, schedule
 
-MAPS_ALONE = "leave out the losses that compare logits, for example `loss=ce=1` and `loss=amd=5000`"
+WEIGHED_BATCHES = 4
+"""Batches on whose gradients weights of `auto` are found."""
+MAPS_ALONE = "leave out the losses that compare logits, for example `loss=ce=1` and `loss=amd=auto`"
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def build_distillation(config: DistillConfig, dataset: DataSet, fitted_teacher: 
         teacher = open_classifier(fitted_teacher, classes)
     else:
         teacher = open_teacher(config, config.teacher, dataset.classes)
-    _check_classes(teacher.outputs, classes, signals_of(terms))
+    _check_classes(teacher, classes, signals_of(terms))
     models = _Models(student, teacher, as_size(config.student_input_size), as_size(config.teacher_input_size))
     job = _assemble(config, dataset, models, config.losses)
     return replace(job, teacher_ready=config.teacher_train is None or fitted_teacher is not None)
@@ -156,6 +159,8 @@ def _assemble(
     if average is not None:
         place(average.module, fabric.device)
     optimizer, scheduler = _optimisation(config, distiller, len(batches))
+    mixed_batches = mixed(batches, config, len(dataset.classes))
+    config = _with_found_weights(config, distiller, mixed_batches, fabric)
     validation, test = (
         data.batches(split, images_at_once(fabric, data, split, config.batch_size, student, teacher))
         for split in ("val", "test")
@@ -164,7 +169,7 @@ def _assemble(
         _resolved(config, data, train, views, optimizer),
         fabric,
         noted(data, {"train": batches, "val": validation, "test": test}),
-        mixed(batches, config, len(dataset.classes)),
+        mixed_batches,
         validation,
         test,
         views,
@@ -231,6 +236,19 @@ def _distiller(
     )
 
 
+def _with_found_weights(config: Recipe, distiller: Distiller, batches: Batches, fabric: Fabric) -> Recipe:
+    """Find the weights that are `auto` on the first batches, and return the configuration with these numbers."""
+    if not isinstance(config, DistillConfig) or not distiller.losses.unresolved:
+        return config
+    with fabric.autocast():
+        norms = [
+            distiller.gradient_norms(batch.images, batch.labels, batch.indices)
+            for batch in itertools.islice(batches.epoch(0), WEIGHED_BATCHES)
+        ]
+    weights = distiller.resolve_weights(norms)
+    return config.model_copy(update={"loss": format_losses(with_weights(config.losses, weights))})
+
+
 def _optimisation(config: Recipe, distiller: Distiller, steps_an_epoch: int) -> tuple[Optimizer, LambdaLR]:
     if not any(parameter.requires_grad for parameter in distiller.student.parameters()):
         raise InputError("the model has no parameter that is to be trained: set requires_grad on some")
@@ -260,10 +278,15 @@ def _resolved(config: Recipe, data: Data, train: ResidentImages | None, views: V
     return config.model_copy(update=resolved)
 
 
-def _check_classes(teacher_classes: int, data_classes: int, signals: frozenset[str]) -> None:
+def _check_classes(teacher: Classifier, data_classes: int, signals: frozenset[str]) -> None:
     """Raise InputError when a loss compares logits and the teacher tells apart another number of classes than the data."""
-    if teacher_classes != data_classes and "teacher_logits" in signals:
+    if not teacher.has_head and "teacher_logits" in signals:
         raise InputError(
-            f"the teacher tells apart {teacher_classes} classes, the data has {data_classes}: give a teacher trained on these "
+            f"the teacher {teacher.spec} has no classification layer, and a loss compares logits: leave such losses out, for example "
+            "`loss=ce=1` and `loss=embedding=auto`, or fit it to these classes with `teacher_train`"
+        )
+    if teacher.outputs != data_classes and "teacher_logits" in signals:
+        raise InputError(
+            f"the teacher tells apart {teacher.outputs} classes, the data has {data_classes}: give a teacher trained on these "
             f"classes, or {MAPS_ALONE}"
         )

@@ -79,6 +79,8 @@ def build_evaluation(config: EvaluateConfig, dataset: DataSet) -> Evaluation:
 
 
 def _check_classes(classifier: Classifier, dataset: DataSet, role: str) -> None:
+    if not classifier.has_head:
+        raise InputError(f"the {role} {classifier.spec} has no classification layer: it predicts nothing to evaluate")
     if classifier.outputs != len(dataset.classes):
         parameter = "classes" if role == "model" else "teacher_classes"
         raise InputError(

@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
-
-import torch
+from collections.abc import Callable, Collection, Mapping
 
 from angularkd.distillation import Distiller
+from angularkd.errors import InputError
 from angularkd.system.modes import restored
 from angularkd.types import Batch
 
 OVERWEIGHT = 0.95
 """Share of the first gradient from which on a loss is called overweight."""
+RUNAWAY = 0.99
+"""Share of the first gradient from which on a loss that is not one of logits leaves the labels no say: students end at chance."""
 
 
 def gradient_shares(distiller: Distiller, batch: Batch) -> dict[str, float]:
     """Return each term's share of the gradient: its norm over the sum of the norms. The student is left as it was."""
-    parameters = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
-    with restored(distiller):
-        terms = distiller(batch.images, batch.labels, batch.indices).terms
-        norms = {}
-        for name, term in terms.items():
-            gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-            norms[name] = math.sqrt(sum(float(g.float().square().sum()) for g in gradients if g is not None))
+    norms = distiller.gradient_norms(batch.images, batch.labels, batch.indices)
     total = sum(norms.values()) or 1.0
     return {name: norm / total for name, norm in norms.items()}
 
 
-def overweight(shares: Mapping[str, float], weights: Mapping[str, float]) -> list[str]:
-    """Return a note on a loss that leaves nearly nothing of the first gradient to the others, with the weight that would take half."""
-    return [
-        f"{name} gives {share:.1%} of the first gradient: with {name}={weights[name] * (1 - share) / share:.2g} it would give half"
-        for name, share in shares.items()
-        if OVERWEIGHT < share < 1
-    ]
+def balance_notes(shares: Mapping[str, float], weights: Mapping[str, float], on_logits: Collection[str]) -> list[str]:
+    """Return notes on weights that leave nearly nothing of the first gradient to the others, or get nearly nothing of it.
+
+    Args:
+        shares: of the first gradient, by loss.
+        weights: by loss.
+        on_logits: the losses that compare logits with labels or the teacher's: what the others are measured by.
+    """
+    dominant = max(shares, key=lambda name: shares[name])
+    if not OVERWEIGHT < shares[dominant] < 1:
+        return []
+    unbalanced = [dominant] if dominant not in on_logits else [name for name in shares if name not in on_logits]
+    return [_balanced(name, shares[name], weights) for name in unbalanced if shares[name] > 0]
+
+
+def check_runaway(shares: Mapping[str, float], weights: Mapping[str, float], on_logits: Collection[str]) -> None:
+    """Check that no loss takes so much of the first gradient that the student would not learn its classes.
+
+    Arguments are those of `balance_notes`.
+
+    Raises:
+        InputError: naming the loss and a remedy.
+    """
+    for name, share in shares.items():
+        if name not in on_logits and RUNAWAY < share < 1:
+            raise InputError(
+                f"{_balanced(name, share, weights)}. Such a weight keeps a student from learning its classes: give {name}=auto, that "
+                "number, or insist with `insist`"
+            )
+
+
+def _balanced(name: str, share: float, weights: Mapping[str, float]) -> str:
+    half = weights[name] * (1 - share) / share
+    return f"{name} gives {share:.1%} of the first gradient: with {name}={half:.2g} it would give half"
 
 
 def training_speed(distiller: Distiller, batch: Batch) -> float:

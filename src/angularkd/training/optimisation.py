@@ -1,5 +1,8 @@
 """Optimisers, and learning-rate schedules as functions of the step: the factor by which the peak rate is multiplied."""
 
+# Schedules are pure functions of the step, which LambdaLR evaluates: torch's own schedulers chain states of their own, of which a
+# warm-up in fractions of an epoch and a resumption within one would have to be put together again.
+
 from __future__ import annotations
 
 import math

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from angularkd.config import DistillConfig, Recipe
 from angularkd.distillation import CachedTeacher, uncacheable
 from angularkd.errors import InputError
 from angularkd.features import Pair
 from angularkd.metrics import evaluate
 from angularkd.models import Classifier
+from angularkd.system.modes import mode
+from angularkd.training.centroids import nearest_centroid_accuracy
 from angularkd.training.job import Job
 from angularkd.training.measuring import (
+    balance_notes,
+    check_runaway,
     gradient_shares,
-    overweight,
     seconds_with_cache,
     teacher_speed,
     training_speed,
@@ -22,6 +27,8 @@ from angularkd.training.measuring import (
 
 MEASURED_IMAGES = 500
 """Validation images at most that the teacher is measured on: enough to see that it is the right one."""
+CENTROID_IMAGES, CENTROID_IMAGES_A_CLASS = 500, 10
+"""Training images at most, in all and for each class (the larger counts), from which the centroids of a teacher without a head come."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class Plan:
 
     Attributes:
         teacher, student: spec, parameters, classes and preprocessing of each.
-        teacher_validation: the teacher's metrics on the validation split, or on some of it, evenly spread.
+        teacher_validation: the teacher's metrics on the validation split, or on some of it, evenly spread; of one without a
+            classification layer, the accuracy of its nearest class centroids alone.
         teacher_images: on how many images they were measured.
         data: name, counts of images and classes, image size, augmentation and its views, how batches are mixed, how the splits came about.
         pairs: which stages teach which, and at which size they are compared.
@@ -69,7 +77,8 @@ def make_plan(job: Job, epochs: int) -> Plan:
         epochs: how many the run has.
 
     Raises:
-        InputError: when the teacher is no better than chance on the validation split.
+        InputError: when the teacher is no better than chance on the validation split, and when a loss takes so much of the first
+            gradient that the student would not learn its classes.
     """
     assert job.teacher is not None
     notes = job.notes
@@ -79,7 +88,10 @@ def make_plan(job: Job, epochs: int) -> Plan:
         shares = gradient_shares(job.distiller, batch)
         speed = training_speed(job.distiller, batch)
         teachers_speed = teacher_speed(job.distiller, batch) if job.cached is not None else None
-    notes += overweight(shares, job.distiller.losses.weights)
+    on_logits = job.distiller.losses.on_logits
+    if job.teacher_ready and not insists(job.config):
+        check_runaway(shares, job.distiller.losses.weights, on_logits)
+    notes += balance_notes(shares, job.distiller.losses.weights, on_logits)
     live_losses = uncacheable(job.distiller.losses.reductions_by_loss)
     if live_losses:
         notes.append(f"{' and '.join(live_losses)} must use the live teacher: no cache stores what they need")
@@ -96,7 +108,7 @@ def make_plan(job: Job, epochs: int) -> Plan:
         teacher_validation=validation,
         teacher_images=measured_images,
         data=_describe_data(job),
-        pairs=[describe_pair(pair) for pair in job.distiller.pairs],
+        pairs=[describe_pair(pair, job.distiller.losses.before_activation) for pair in job.distiller.pairs],
         weights=job.distiller.losses.weights,
         gradient_share=shares,
         images_per_second=speed,
@@ -106,6 +118,17 @@ def make_plan(job: Job, epochs: int) -> Plan:
     )
 
 
+def insists(config: Recipe) -> bool:
+    """Return whether whoever runs this insists on its weights."""
+    return isinstance(config, DistillConfig) and config.insist
+
+
+def above_chance(accuracy: float, num_classes: int, samples: int) -> bool:
+    """Return whether an accuracy is more than two standard errors above guessing."""
+    chance = 1 / num_classes
+    return accuracy > chance + 2 * math.sqrt(chance * (1 - chance) / samples)
+
+
 def check_better_than_chance(accuracy: float, num_classes: int, samples: int) -> None:
     """Check that an accuracy is more than two standard errors above guessing.
 
@@ -113,22 +136,29 @@ def check_better_than_chance(accuracy: float, num_classes: int, samples: int) ->
         InputError: where it is not.
     """
     chance = 1 / num_classes
-    if accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / samples):
+    if not above_chance(accuracy, num_classes, samples):
         raise InputError(
             f"the teacher's accuracy on the {samples} validation images is {accuracy:.1%}, no better than chance ({chance:.1%}): "
             "check its weights, its normalization and the order of its classes"
         )
 
 
-def describe_pair(pair: Pair) -> dict[str, Any]:
-    """Return a row of the table of pairs."""
+def describe_pair(pair: Pair, before_activation: Sequence[str]) -> dict[str, Any]:
+    """Return a row of the table of pairs.
+
+    Args:
+        pair: two stages.
+        before_activation: the losses that take features from before a stage's last activation, where there is one.
+    """
     return {
-        "teacher": pair.teacher.path,
+        "teacher": pair.teacher.name,
         "teacher_shape": list(pair.teacher.shape),
-        "student": pair.student.path,
+        "student": pair.student.name,
         "student_shape": list(pair.student.shape),
         "compared_at": list(pair.size),
         "resized": pair.resized,
+        "teacher_before_activation": list(before_activation if pair.teacher.before_activation is not None else ()),
+        "student_before_activation": list(before_activation if pair.student.before_activation is not None else ()),
     }
 
 
@@ -142,6 +172,8 @@ def _measure_teacher(job: Job, notes: list[str]) -> tuple[dict[str, float], int]
             "the teacher is fitted to the training images first: its accuracy and its gradients are not known yet"
         )
         return {}, 0
+    if not job.teacher.has_head:
+        return _measure_embedding(job, notes)
     if job.teacher.outputs != classes:
         notes.append(
             f"the teacher tells apart {job.teacher.num_classes} classes, the data has {classes}: its maps teach, its logits do not"
@@ -157,6 +189,25 @@ def _measure_teacher(job: Job, notes: list[str]) -> tuple[dict[str, float], int]
             "the teacher may have been trained on the validation images, which are drawn from train: its accuracy there flatters it"
         )
     return validation, images
+
+
+def _measure_embedding(job: Job, notes: list[str]) -> tuple[dict[str, float], int]:
+    """Return the accuracy of nearest centroids on validation images of a teacher without a head, and on how many; add a note on it."""
+    assert job.teacher is not None
+    classes, size = len(job.data.dataset.classes), job.config.batch_size
+    train = job.data.some("train", max(CENTROID_IMAGES, CENTROID_IMAGES_A_CLASS * classes))
+    some = job.data.some("val", MEASURED_IMAGES)
+    images, known = len(some.dataset.val), len(train.dataset.train)
+    with mode(job.teacher.module, training=False):
+        accuracy = nearest_centroid_accuracy(
+            job.predict_teacher, train.batches("train", size).epoch(0), some.batches("val", size).epoch(0), classes
+        )
+    check_better_than_chance(accuracy, classes, images)
+    notes.append(
+        f"the teacher has no classification layer: its embeddings teach, and its accuracy is that of the nearest of {classes} "
+        f"centroids, each the mean of its class among {known:,} training images"
+    )
+    return {"accuracy": accuracy}, images
 
 
 def _describe_data(job: Job) -> dict[str, Any]:

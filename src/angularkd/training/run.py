@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from angularkd.config import DistillConfig, Recipe, TrainConfig
+from angularkd.config import DistillConfig, Recipe, TrainConfig, format_losses, stored_weights, with_weights
 from angularkd.data import DataSet
 from angularkd.errors import InputError
 from angularkd.metrics import evaluate
@@ -25,8 +26,11 @@ from angularkd.training.compilation import compile_step
 from angularkd.training.job import Job
 from angularkd.training.loop import Training, fit
 from angularkd.training.meter import TrainingMeter
-from angularkd.training.plan import Plan, make_plan
+from angularkd.training.plan import Plan, above_chance, make_plan
 from angularkd.training.progress import Reporter, Silent
+
+CHANCE_AFTER = 0.1
+"""Share of a run after which a student that is still at chance is reported."""
 
 
 def run_training(config: TrainConfig, reporter: Reporter | None = None) -> Run:
@@ -57,6 +61,7 @@ def run_distillation(config: DistillConfig, reporter: Reporter | None = None) ->
     if config.cache is not None:
         check_writable(Path(config.cache), "cache")
     folder = _claim(config, f"{_short(config.student)}-from-{_short(config.teacher)}")
+    config = _with_stored_weights(config, folder)
     dataset = open_dataset(config)
     fitted = _fit_teacher(config, dataset, folder.teacher, reporter) if config.teacher_train is not None else None
     with seeded(config.seed):
@@ -148,6 +153,19 @@ class _Observer:
         if self.job.cached is not None:
             self.job.cached.cache.flush()
         self.reporter.epoch(row)
+        if row["epoch"] == math.ceil(CHANCE_AFTER * self.job.config.epochs):
+            self._warn_of_chance(row)
+
+    def _warn_of_chance(self, row: dict[str, Any]) -> None:
+        """Log the largest term when the student has not learned anything yet, though its teacher has."""
+        images, classes = len(self.job.data.dataset.val), len(self.job.data.dataset.classes)
+        if self.job.teacher is None or above_chance(row["val_accuracy"], classes, images):
+            return
+        largest = max(self.job.distiller.losses.weights, key=lambda name: row[name])
+        self.reporter.log(
+            f"note: after {row['epoch']} epochs the student is still at chance ({row['val_accuracy']:.1%}), and {largest} is "
+            f"{row[largest] / row['loss']:.0%} of its loss: give it a smaller weight, or {largest}=auto"
+        )
 
 
 def _fit_teacher(config: DistillConfig, dataset: DataSet, folder: RunFolder, reporter: Reporter) -> str:
@@ -236,6 +254,16 @@ def _metadata(job: Job) -> dict[str, Any]:
 def _identity(config: Recipe) -> dict[str, Any]:
     losses = {"loss": config.losses} if isinstance(config, DistillConfig) else {}
     return identity_of(type(config).__name__, {**config.model_dump(mode="json"), **losses})
+
+
+def _with_stored_weights(config: DistillConfig, folder: RunFolder) -> DistillConfig:
+    """Return the configuration with the weights that the run which is resumed has found for losses of `auto`."""
+    stored = folder.read_config() if config.resume else None
+    losses = stored.get("loss") if stored is not None else None
+    if not isinstance(losses, dict):
+        return config
+    weights = stored_weights(config.losses, losses)
+    return config.model_copy(update={"loss": format_losses(with_weights(config.losses, weights))})
 
 
 def _stored_identity(kind: type[Recipe], folder: RunFolder) -> dict[str, Any] | None:

@@ -4,6 +4,8 @@ A sample is the consecutive files KEY.* of a shard: one image (KEY.jpg, KEY.png,
 in KEY.cls or as "label" in KEY.json; KEY.cls goes before KEY.json, and other files are passed over.
 """
 
+# Ours, where the webdataset library streams: views and caches need sample i at random, so headers are read once and images sought.
+
 from __future__ import annotations
 
 import json

@@ -25,7 +25,8 @@ def from_file(spec: str, num_classes: int) -> Classifier:
 
     Args:
         spec: FILE.py:CALLABLE.
-        num_classes: of the logits that the module shall give.
+        num_classes: of the logits that the module shall give. A module whose attribute `num_classes` is 0, as timm's is, has no
+            classification layer.
 
     Raises:
         InputError: where there is no such file or callable, where the user's code raises, and where it returns no module.
@@ -47,7 +48,8 @@ def from_file(spec: str, num_classes: int) -> Classifier:
     model = _call_user_code(spec, build, **({"num_classes": num_classes} if takes_classes else {}))
     if not isinstance(model, nn.Module):
         raise InputError(f"{spec} returned a {type(model).__name__}: it must return a torch.nn.Module")
-    return Classifier(spec, model, num_classes)
+    headless = getattr(model, "num_classes", num_classes) == 0
+    return Classifier(spec, model, 0 if headless else num_classes)
 
 
 def _call_user_code(spec: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -1,0 +1,195 @@
+"""Nothing is done twice on the way: openings of the data, decodings, forwards and processes of a command are counted."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import angularkd
+from angularkd.data import SOURCES, open_data, stores
+from angularkd.models import open_classifier
+from angularkd.training import Silent
+from helpers import DIGITS
+
+BATCH = 64
+STUDENT = "cifar/resnet14"
+"""Deeper than the teacher, by which their forwards are told apart."""
+MODELS = {"cifar/resnet8": "teacher", STUDENT: "student"}
+FOLDER = {"image_size": 8, "batch_size": 16, "device": "cpu", "epochs": 1, "lr": 0.01, "augment": ("flip",)}
+
+
+class _Stop(Exception):
+    """Ends a run behind its first step."""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """A folder of class folders with 200 of the digits as files."""
+    root = tmp_path_factory.mktemp("photos")
+    digits = open_data("digits", image_size=(8, 8)).train
+    counts: Counter[int] = Counter()
+    for row, label in enumerate(digits.labels.tolist()):
+        if counts[label] < 20:
+            (root / str(label)).mkdir(exist_ok=True)
+            Image.fromarray(digits[row][0]).save(root / str(label) / f"{counts[label]}.png")
+            counts[label] += 1
+    assert sum(counts.values()) == 200
+    return root
+
+
+@pytest.fixture
+def openings(monkeypatch) -> list[str]:
+    """What is opened, an entry for each time."""
+    found: list[str] = []
+    for name, row in SOURCES.items():
+
+        def opened(argument: str, name: str = name, row: Any = row) -> Any:
+            found.append(f"{name}:{argument}")
+            return row.open(argument)
+
+        monkeypatch.setitem(SOURCES, name, replace(row, open=opened))
+    return found
+
+
+@pytest.fixture
+def decodings(monkeypatch) -> list[str]:
+    """The names of the images that are decoded, an entry for each time."""
+    found: list[str] = []
+    decode = stores.decode_image
+    monkeypatch.setattr(stores, "decode_image", lambda data, name: found.append(name) or decode(data, name))
+    return found
+
+
+@contextmanager
+def counted_forwards() -> Iterator[dict[str, list[int]]]:
+    """Collect the batch sizes of all forwards of teacher and student, in their order."""
+    blocks = {len(open_classifier(name, 10).module.layer1): role for name, role in MODELS.items()}
+    kind = type(open_classifier(STUDENT, 10).module)
+    found: dict[str, list[int]] = {"teacher": [], "student": []}
+
+    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, kind):
+            found[blocks[len(module.layer1)]].append(len(inputs[0]))
+
+    handle = nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def forwards_until_the_first_step(monkeypatch, teacher: Path, out: Path, **more: Any) -> dict[str, list[int]]:
+    """Start a distillation, and return its forwards up to the end of its first optimiser step."""
+
+    def stop(*_: object) -> None:
+        raise _Stop
+
+    options = {**DIGITS, "teacher": str(teacher), "student": STUDENT, "loss": {"ce": 0.1, "kd": 0.9, "amd": 10.0}}
+    monkeypatch.setattr(Silent, "step", stop)
+    with counted_forwards() as found, pytest.raises(_Stop):
+        angularkd.distill(**options, epochs=1, out=str(out), **more)
+    return found
+
+
+def validation_batches() -> list[int]:
+    images = len(open_data("digits").val)
+    assert images < 500, "the plan measures the teacher on all of them"
+    sizes = [BATCH] * (images // BATCH) + [images % BATCH]
+    assert sum(sizes) == images and len(sizes) == math.ceil(images / BATCH)
+    return sizes
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["live", "cached"])
+def test_forwards_before_the_first_step(digits_teacher, tmp_path, monkeypatch, openings, cached) -> None:
+    more = {"cache": str(tmp_path / "cache"), "augment": ("flip",)} if cached else {}
+    found = forwards_until_the_first_step(monkeypatch, digits_teacher, tmp_path / "run", **more)
+    assert openings == ["digits:"]
+    assert found["student"] == [
+        2,  # the dry forward: stages, shapes, head, classes and operations
+        BATCH,  # gradient shares
+        BATCH,  # training speed
+        BATCH,  # the first step
+    ]
+    assert found["teacher"] == [
+        2,  # the dry forward
+        *validation_batches(),  # its accuracy, in the plan
+        BATCH,  # gradient shares
+        BATCH,  # training speed
+        *([BATCH] if cached else []),  # its own speed, with a cache
+        BATCH,  # the first step, which fills the cache where there is one
+    ]
+
+
+def test_with_a_warm_cache_the_first_step_runs_the_student_alone(digits_teacher, tmp_path, monkeypatch) -> None:
+    more = {"cache": str(tmp_path / "cache"), "augment": ("flip",)}
+    cold = forwards_until_the_first_step(monkeypatch, digits_teacher, tmp_path / "cold", **more)
+    warm = forwards_until_the_first_step(monkeypatch, digits_teacher, tmp_path / "warm", **more)
+    assert warm["student"] == cold["student"] and warm["teacher"] == cold["teacher"][:-1]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"cache": "cache"}, {"teacher_train": 1}, {"on_bad_image": "skip"}],
+    ids=["live", "cached", "fitted", "skipping"],
+)
+def test_a_distillation_opens_once_and_decodes_each_image_once(
+    digits_teacher, photos, tmp_path, monkeypatch, openings, decodings, more
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {**FOLDER, "loss": {"ce": 1.0, "kd": 1.0, "amd": 1.0}, **more}
+    run = angularkd.distill(
+        data=str(photos), teacher=str(digits_teacher), student="cifar/resnet8", out=str(tmp_path / "run"), **options
+    )
+    assert run.results["metrics"]["last epoch"]["accuracy"] >= 0
+    assert openings == [f":{photos}"]
+    assert Counter(decodings) == {str(path): 1 for path in photos.rglob("*.png")}
+
+
+def test_fitting_the_teacher_first_looks_at_each_opened_network_once(digits_teacher, photos, tmp_path) -> None:
+    options = {**FOLDER, "batch_size": 50, "loss": {"ce": 1.0, "amd": 1.0}, "teacher_train": 1}
+    with counted_forwards() as found:
+        angularkd.distill(
+            data=str(photos), teacher=str(digits_teacher), student=STUDENT, out=str(tmp_path / "run"), **options
+        )
+    # The networks are opened to check that they can be distilled, the teacher to be fitted, and both to distil.
+    assert found["student"].count(2) == 2
+    assert found["teacher"].count(2) == 3
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["live", "cached"])
+def test_two_workers_are_two_processes_in_all(digits_teacher, photos, tmp_path, monkeypatch, openings, cached) -> None:
+    started: list[str] = []
+    start = BaseProcess.start
+    monkeypatch.setattr(BaseProcess, "start", lambda self: started.append(self.name) or start(self))
+    options = {**FOLDER, "epochs": 2, "loss": {"ce": 1.0, "kd": 1.0, "amd": 1.0}}
+    more = {"cache": str(tmp_path / "cache")} if cached else {}
+    run = angularkd.distill(
+        data=str(photos),
+        teacher=str(digits_teacher),
+        student="cifar/resnet8",
+        loader="workers",
+        workers=2,
+        out=str(tmp_path / "run"),
+        **options,
+        **more,
+    )
+    assert run.results["epochs"] == 2 and openings == [f":{photos}"]
+    assert len(started) == 2
+
+
+def test_the_counts_see_what_they_count(digits_teacher) -> None:
+    teacher, student = open_classifier(str(digits_teacher), 10).module, open_classifier(STUDENT, 10).module
+    with counted_forwards() as found, torch.no_grad():
+        teacher.eval()(torch.zeros(3, 3, 8, 8)), student.eval()(torch.zeros(5, 3, 8, 8))
+    assert found == {"teacher": [3], "student": [5]}

@@ -1,0 +1,71 @@
+"""The evaluate command: the metrics that are asked for, from one pass, beside a teacher or alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import angularkd
+from angularkd import InputError
+from angularkd.cli import main
+from angularkd.models import cifar, open_classifier, save_weights
+
+METRICS = ("cka", "attention_similarity", "accuracy")
+DATA = {"data": "digits", "image_size": 8, "device": "cpu", "split": "val"}
+
+
+def test_metrics_of_features_beside_a_teacher_come_from_one_forward_each(digits_teacher) -> None:
+    model = str(digits_teacher)
+    usual = angularkd.evaluate(**DATA, model=model, teacher=model)["metrics"][model]
+    forwards: list[int] = []
+
+    def count(module: nn.Module, inputs: tuple) -> None:
+        if type(module).__name__ == network:
+            forwards.append(len(inputs[0]))
+
+    network = type(open_classifier(model, 10).module).__name__
+    handle = nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        found = angularkd.evaluate(**DATA, model=model, teacher=model, metrics=METRICS)
+    finally:
+        handle.remove()
+    figures = found["metrics"][model]
+    assert tuple(figures) == METRICS
+    assert figures["accuracy"] == usual["accuracy"] > 0.8
+    assert figures["cka"] == pytest.approx(1, abs=1e-4), "of a model beside itself"
+    assert figures["attention_similarity"] == pytest.approx(1, abs=1e-5)
+    teachers = found["metrics"][f"{model} (teacher)"]
+    assert teachers["accuracy"] == usual["accuracy"]
+    # Both in the pass for the student's metrics, the teacher in one of its own, and a dry forward of two images each.
+    assert forwards.count(2) == 2 and sum(forwards) == 4 + 3 * found["images"]
+
+
+def test_an_untrained_teacher_is_less_alike(digits_teacher, tmp_path) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.safetensors"
+    save_weights(weights, cifar.create("resnet14", 10), {})
+    teacher = {"teacher": "cifar/resnet14", "teacher_weights": str(weights)}
+    figures = angularkd.evaluate(**DATA, model=str(digits_teacher), **teacher, metrics=METRICS)["metrics"]
+    alike = figures[str(digits_teacher)]
+    assert 0 < alike["cka"] < 0.95 and 0 < alike["attention_similarity"] < 0.99
+
+
+def test_the_command_line_prints_and_writes_the_metrics_that_are_asked_for(digits_teacher, tmp_path, capsys) -> None:
+    model, file = str(digits_teacher), tmp_path / "figures.json"
+    flags = ["--image-size", "8", "--split", "val", "--device", "cpu", "--json-file", str(file)]
+    main(["evaluate", "digits", "--model", model, "--teacher", model, *flags, "--metrics", *METRICS])
+    header = next(line for line in capsys.readouterr().out.splitlines() if "cka" in line)
+    assert [header.index(name) for name in METRICS] == sorted(header.index(name) for name in METRICS)
+    assert tuple(json.loads(file.read_text())["metrics"][model]) == METRICS
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [(("acuracy",), "Did you mean 'accuracy'"), (("cka",), "needs a `teacher`"), (("agreement",), "needs a `teacher`")],
+)
+def test_metrics_that_cannot_be_computed_are_named(digits_teacher, metrics, message) -> None:
+    with pytest.raises(InputError, match=message):
+        angularkd.evaluate(**DATA, model=str(digits_teacher), metrics=metrics)
