@@ -116,6 +116,7 @@ def pretrained(name: str, file: str) -> Callable[[Path], dict[str, Any]]:
 
 
 RESNET56 = pretrained("cifar/resnet56", "cifar10_resnet56_akamaster.safetensors")
+OWN_FILE = Path(__file__).resolve().parents[1] / "examples/custom_model.py"
 ONE_CYCLE = {"schedule": "onecycle", "batch_size": 64, "device": "cpu"}
 DIGITS = {**ONE_CYCLE, "val_fraction": 0.3, "epochs": 20, "lr": 0.05}
 CIFAR = {**ONE_CYCLE, "augment": ("flip",), "epochs": 20}
@@ -128,9 +129,11 @@ CASES: dict[str, Case] = {
     "CIFAR-10, 2,000, ResNet-56 -> ResNet-8": Case(cifar(2000), "cifar/resnet8", CIFAR, RESNET56),
     "CIFAR-10, 2,000, ResNet-56 -> WRN-16-1": Case(cifar(2000), "cifar/wrn_16_1", CIFAR, RESNET56),
     "CIFAR-10, 5,000, ResNet-56 -> WRN-16-1": Case(cifar(5000), "cifar/wrn_16_1", CIFAR, RESNET56),
-    "CIFAR-10, 45,000, ResNet-56 -> ResNet-8": Case(cifar(40000), "cifar/resnet8", {**CIFAR, "epochs": 6, "batch_size": 128}, RESNET56),
+    "CIFAR-10, 40,000, ResNet-56 -> ResNet-8": Case(
+        cifar(40000), "cifar/resnet8", {**CIFAR, "epochs": 6, "batch_size": 128}, RESNET56
+    ),
     "a file of one's own, digits 8 px": Case(
-        digits, f"{Path(__file__).resolve().parents[1] / 'examples/custom_model.py'}:SmallNet", {**DIGITS, "image_size": 8}, "cifar/resnet20"
+        digits, f"{OWN_FILE}:SmallNet", {**DIGITS, "image_size": 8}, "cifar/resnet20"
     ),
     "photographs 64 px, ResNet-20 -> ResNet-8": Case(
         photographs, "cifar/resnet8", {**PHOTOGRAPHS, "image_size": 64}, "cifar/resnet20", {"epochs": 30}
@@ -198,7 +201,8 @@ def run(name: str, objective: str, seed: int, source: Path, work: Path) -> dict[
         weights = json.loads(plan.read_text())["weights"] if plan.exists() else {}
     figures = {key: last[key] for key in ("val_accuracy", "val_nll", "val_ece")}
     seconds = time.perf_counter() - started
-    return {"case": name, "objective": objective, "seed": seed, **figures, "weights": weights, "seconds": seconds, "made_on": environment()}  # fmt: skip
+    named = {"case": name, "objective": objective, "seed": seed}
+    return {**named, **figures, "weights": weights, "seconds": seconds, "made_on": environment()}
 
 
 def teacher_of(case: Case, recipe: dict[str, Any], source: Path, place: Path) -> dict[str, Any]:

@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 
 from angularkd import cli
-from angularkd.config.commands import DistillConfig, EvaluateConfig, ExplainConfig, TrainConfig
+from angularkd.commands.cache import ACTIONS
+from angularkd.commands.list import LISTS
+from angularkd.config import DemoConfig, DistillConfig, EvaluateConfig, ExplainConfig, TrainConfig
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 KINDS = {
     "train": TrainConfig,
     "distill": DistillConfig,
@@ -21,6 +25,7 @@ KINDS = {
     "evaluate": EvaluateConfig,
     "cache": DistillConfig,
     "explain": ExplainConfig,
+    "demo": DemoConfig,
 }
 
 
@@ -35,29 +40,40 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-def documented() -> list[str]:
-    """Every `angularkd ...` line in the README's code blocks, continuation lines joined."""
-    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", README.read_text(), re.S)
+def documented(document: Path) -> list[str]:
+    """Every `angularkd ...` line in the code blocks of a document, continuation lines joined, prompts left out."""
+    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", document.read_text(), re.S)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.strip().startswith("angularkd ")]
+    commands = [line.strip().removeprefix("$ ").removeprefix(".venv/bin/") for line in lines]
+    return [command for command in commands if command.startswith("angularkd ")]
 
 
 def test_the_readme_shows_every_command() -> None:
-    assert {shlex.split(line)[1] for line in documented()} >= set(cli.COMMANDS)
+    assert {shlex.split(line)[1] for line in documented(README)} >= set(cli.COMMANDS)
 
 
-@pytest.mark.parametrize("line", documented())
-def test_commands_of_the_readme_parse(line, tmp_path, monkeypatch) -> None:
+def test_documents_show_commands() -> None:
+    found = {document.name: len(documented(document)) for document in DOCUMENTS}
+    assert found["README.md"] > 10 and found["plans.md"] > 3 and found["losses.md"] > 0 and found["explain.md"] > 0
+
+
+@pytest.mark.parametrize(
+    ("document", "line"),
+    [(document.name, line) for document in DOCUMENTS for line in documented(document)],
+)
+def test_commands_of_the_documents_parse(document, line, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = DistillConfig.from_options(data="photos", teacher="runs/teacher", student="cifar/resnet20")
     for file in re.findall(r"\S+\.yaml", line):
-        Path(file).parent.mkdir(parents=True)
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text(config.dump())
     _, command, *arguments = shlex.split(line, comments=True)
-    assert command in cli.COMMANDS
+    assert command in cli.COMMANDS, document
     if command == "cache":
-        assert arguments.pop(0) in ("fill", "verify", "info")
-    if command in KINDS:
+        assert arguments.pop(0) in ACTIONS
+    if command == "list":
+        assert arguments[0] in LISTS and len(arguments) < 3
+    else:
         cli.parse(KINDS[command], command, arguments)
 
 
@@ -107,7 +123,7 @@ def test_help_shows_every_option_with_its_meaning(capsys, command) -> None:
         (["list", "models", "cifar/nothing*"], "no models match"),
     ],
 )
-def test_bad_input_is_told_in_one_line(capsys, tmp_path, monkeypatch, arguments, message) -> None:
+def test_bad_input_is_answered_in_one_line(capsys, tmp_path, monkeypatch, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, *arguments)
     assert code == 2
@@ -131,10 +147,20 @@ def test_an_unknown_key_in_a_file_gets_its_nearest(capsys, tmp_path) -> None:
     assert "unknown key 'modle'. Did you mean 'model'" in err
 
 
+def test_errors_name_flags(capsys, tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    code, _, err = run(capsys, "train", "digits", "--model", "cifar/resnet8", "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert "give another with --out, or go on with --resume" in err and "`" not in err
+
+
 def test_lists_show_what_there_is(capsys) -> None:
     assert "cifar/resnet56\n" in run(capsys, "list", "models", "cifar/*")[1]
     assert "margin=1.35" in " ".join(run(capsys, "list", "losses", "amd")[1].split())
     assert "parquet:DIR" in run(capsys, "list", "datasets")[1]
+    metrics = run(capsys, "list", "metrics", "a*")[1]
+    assert "agreement" in metrics and "accuracy" in metrics and "nll" not in metrics
 
 
 def test_the_installed_command_works_and_prints_a_line_an_epoch_to_a_file(tmp_path) -> None:

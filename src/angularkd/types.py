@@ -20,7 +20,9 @@ Source = Literal["features", "gradients", "tokens", "before activation"]
 
 @runtime_checkable
 class Reduction(Protocol):
-    """The form in which losses need a stage's features: maps [batch, height, width], or those before the activation; hashable, so that losses with equal reductions share them.
+    """The form in which losses need a stage's features: maps [batch, height, width], or those before the activation.
+
+    It is hashable, so that losses with equal reductions share them.
 
     Attributes:
         source: what it is called with.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 
 import pytest
@@ -10,11 +11,18 @@ import pytest
 from angularkd.cli import main
 from angularkd.commands import demo
 
-ROWS = {"teacher": "teacher", "student from scratch": "scratch", "KD": "kd", "AMD": "amd"}
+ROWS = {
+    "teacher": ["teacher"],
+    "student from scratch": ["scratch-seed0", "scratch-seed1"],
+    "student, KD": ["kd-seed0", "kd-seed1"],
+    "student, KD + AMD": ["kd-amd-seed0", "kd-amd-seed1"],
+}
+"""The folders of the runs of each row of the table."""
 
 
 def test_the_demo_trains_compares_and_sums_up(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setitem(demo.RECIPE, "epochs", 1)
+    monkeypatch.setattr(demo, "TEACHER_EPOCHS", 2)
+    monkeypatch.setattr(demo, "STUDENT_EPOCHS", 1)
     out = tmp_path / "demo"
     main(["demo", "--seeds", "2", "--out", str(out)])
     printed = capsys.readouterr().out
@@ -23,23 +31,25 @@ def test_the_demo_trains_compares_and_sums_up(tmp_path, capsys, monkeypatch) -> 
     assert summary["seeds"] == 2 and summary["seconds"] > 0
     assert list(summary["rows"]) == list(ROWS)
     folders = {path.name for path in out.iterdir() if path.is_dir()}
-    assert folders == {f"{name}-seed{seed}" for name in ROWS.values() for seed in (0, 1)}
-    for row, name in ROWS.items():
-        results = [json.loads((out / f"{name}-seed{seed}" / "results.json").read_text()) for seed in (0, 1)]
+    assert folders == {name for names in ROWS.values() for name in names}
+    table = printed.split("mean ± standard deviation over 2 seeds")[1]
+    for row, names in ROWS.items():
+        results = [json.loads((out / name / "results.json").read_text()) for name in names]
         found = summary["rows"][row]
         assert found["parameters"] == results[0]["parameters"]
         for metric in demo.METRICS:
             values = [result["metrics"]["last epoch"][metric] for result in results]
             assert found[metric]["values"] == values
             assert found[metric]["mean"] == pytest.approx(statistics.mean(values))
-            assert found[metric]["std"] == pytest.approx(statistics.stdev(values))
-        assert found["nll"]["std"] > 0, "each seed is a run of its own"
-        line = next(line for line in printed.splitlines() if line.strip("│┃ ").startswith(row) and "±" in line)
-        accuracy = found["accuracy"]
-        assert f"{accuracy['mean']:.2%} ± {accuracy['std']:.2%}" in line and f"{found['parameters']:,}" in line
-        accuracies = [line for line in printed.splitlines() if f"  {row:<21} test accuracy" in line]
-        assert [line.split()[1] for line in accuracies] == ["0", "1"]
-    assert summary["rows"]["teacher"]["parameters"] > summary["rows"]["AMD"]["parameters"]
+            expected = pytest.approx(statistics.stdev(values)) if len(values) > 1 else None
+            assert found[metric]["std"] == expected
+        cells = next(cells for cells in map(cells_of, table.splitlines()) if cells[:1] == [row])
+        mean, std = found["accuracy"]["mean"], found["accuracy"]["std"]
+        accuracy = f"{mean:.2%}" if std is None else f"{mean:.2%} ± {std:.2%}"
+        assert cells[1:3] == [f"{found['parameters']:,}", accuracy]
+        assert std is None or found["nll"]["std"] > 0, "each seed is a run of its own"
+        assert len(re.findall(rf"^(?:seed \d, )?{re.escape(row)} +test accuracy", printed, re.M)) == len(names)
+    assert summary["rows"]["teacher"]["parameters"] > summary["rows"]["student, KD"]["parameters"]
     assert f"run folders: {out}/" in printed
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
@@ -47,6 +57,11 @@ def test_the_demo_trains_compares_and_sums_up(tmp_path, capsys, monkeypatch) -> 
         main(["demo", "--out", str(out)])
     assert "exists and is not empty: give another with --out" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def cells_of(line: str) -> list[str]:
+    """The cells of a line of a table."""
+    return [cell.strip() for cell in line.strip("│┃").split("│")]
 
 
 def test_without_a_folder_the_first_free_one_is_taken(tmp_path, monkeypatch) -> None:

@@ -107,7 +107,10 @@ def slow_parts(student: Tensor, teacher: Tensor, margin: float) -> dict[str, Ten
         return {"negative": negative, "angular": F.logsigmoid(positive - negative), "positive": positive}
 
     of_student, of_teacher = maps(student), maps(teacher)
-    return {name: (s / s.norm() - of_teacher[name] / of_teacher[name].norm()).square().mean() / 3 for name, s in of_student.items()}
+    return {
+        name: (s / s.norm() - of_teacher[name] / of_teacher[name].norm()).square().mean() / 3
+        for name, s in of_student.items()
+    }
 
 
 def test_a_student_that_is_its_teacher_has_no_direction_to_go() -> None:

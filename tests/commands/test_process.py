@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,41 @@ from angularkd import cli
 from angularkd.system import memory
 from helpers import DIGITS
 
+LEVEL = 17
+"""Of loggers, which no library sets."""
+
+
+def existing_loggers() -> dict[str, logging.Logger]:
+    known = logging.root.manager.loggerDict.items()
+    return {name: logger for name, logger in known if isinstance(logger, logging.Logger)}
+
+
+@pytest.fixture
+def _unusual_process(monkeypatch) -> Iterator[None]:
+    """Settings that nobody else makes, so that a call which makes its own is found, also where it was made before."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    levels = [(logger, logger.level) for logger in existing_loggers().values()]
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("medium")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(logging.root.manager, "disable", LEVEL)
+    for logger, _ in levels:
+        logger.setLevel(LEVEL)
+    random.seed(11)
+    np.random.seed(12)
+    torch.manual_seed(1234)
+    torch.rand(3), np.random.rand(3), random.random()
+    yield
+    for logger, level in levels:
+        logger.setLevel(level)
+    torch.set_float32_matmul_precision(precision)
+    torch.set_num_threads(threads)
+
 
 def state_of_the_process() -> dict[str, Any]:
     """What a caller may have set, and would miss."""
-    loggers = {name: logger for name, logger in logging.root.manager.loggerDict.items() if isinstance(logger, logging.Logger)}
+    loggers = existing_loggers()
     return {
         "random": random.getstate(),
         "numpy": [part.tobytes() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
@@ -65,6 +96,7 @@ def allocator_calls(monkeypatch) -> list[str]:
     return calls
 
 
+@pytest.mark.usefixtures("_unusual_process")
 @pytest.mark.parametrize("name", ["train", "distill", "distill fitting", "plan", "evaluate", "explain"])
 def test_a_library_call_leaves_the_process_as_it_was(name, digits_teacher, tmp_path, allocator_calls) -> None:
     teacher = {"teacher": str(digits_teacher), "student": "cifar/resnet8"}
@@ -81,10 +113,6 @@ def test_a_library_call_leaves_the_process_as_it_was(name, digits_teacher, tmp_p
         "evaluate": lambda: angularkd.evaluate(data="digits", model=str(digits_teacher), device="cpu"),
         "explain": lambda: angularkd.explain(image=str(image), image_size=8, out=tmp_path / "a.png", **teacher),
     }
-    random.seed(11)
-    np.random.seed(12)
-    torch.manual_seed(1234)
-    torch.rand(3), np.random.rand(3), random.random()
     before = state_of_the_process()
     calls[name]()
     after = state_of_the_process()
@@ -148,5 +176,3 @@ def test_on_a_gpu_the_command_line_leaves_the_allocator_alone(allocator_calls) -
     assert allocator_calls == []
     cli._own_process("cpu")
     assert allocator_calls == ["mallopt", "mallopt"]
-
-

@@ -354,5 +354,6 @@ def test_cached_steps_leave_the_teacher_as_it_was(tmp_path) -> None:
 def hooks_of(module: nn.Module) -> dict[str, list[object]]:
     """The hooks in front of and behind each part of a module."""
     return {
-        name: [*part._forward_pre_hooks.values(), *part._forward_hooks.values()] for name, part in module.named_modules()
+        name: [*part._forward_pre_hooks.values(), *part._forward_hooks.values()]
+        for name, part in module.named_modules()
     }

@@ -153,23 +153,49 @@ def test_a_stage_that_ends_in_no_activation_gives_its_output() -> None:
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
+class Shifted(nn.Module):
+    """A convolution whose shifted output is activated by a module that is somebody else's."""
+
+    def __init__(self, act: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(channels, 4, 3), act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x) - 0.1)
+
+
 def test_one_activation_module_may_serve_the_whole_network() -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.act = nn.ReLU(inplace=True)
-            self.first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), self.act)
-            self.second = nn.Sequential(nn.Conv2d(4, 4, 3, 2), self.act)
-            self.linear = nn.Linear(4, 5)
+            self.first, self.second, self.linear = Shifted(self.act, 3), Shifted(self.act, 4), nn.Linear(4, 5)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.linear(self.act(self.second(self.first(x))).mean((2, 3)))
 
     model = Shared().eval()
-    after, before = both_forms(model, named_stages(model, ["first", "second"], images(16)), images(16))
-    torch.testing.assert_close(before[0], model.first[1](model.first[0](images(16))))
-    torch.testing.assert_close(before[1], model.second[0](after[0]))
-    assert before[0].min() < 0 and before[1].min() < 0
+    stages = named_stages(model, ["first", "second"], images(16))
+    assert all(stage.before_activation.behind is None for stage in stages), "modules show it, functions are not watched"
+    after, before = both_forms(model, stages, images(16))
+    torch.testing.assert_close(before[0], model.first.conv(images(16)) - 0.1)
+    torch.testing.assert_close(before[1], model.second.conv(after[0]) - 0.1)
+
+
+def test_an_activation_function_that_is_not_the_last_one_is_not_taken_for_it() -> None:
+    class Side(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.aside = nn.Conv2d(3, 4, 3), None
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.relu(self.conv(x) - 0.1)
+            self.aside = F.relu(y - 1)
+            return y
+
+    model = nn.Sequential(Side(), nn.Flatten(), nn.Linear(4 * 14 * 14, 5))
+    (after,), (before,) = both_forms(model, named_stages(model, ["0"], images(16)), images(16))
+    assert torch.equal(before, after)
 
 
 def test_a_module_s_input_is_a_stage_with_input_behind_its_path() -> None:

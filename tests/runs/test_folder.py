@@ -61,7 +61,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty: give another with `out`, or go on with `resume`"):
         RunFolder(tmp_path).claim(resume=False)
-    with pytest.raises(InputError, match="no run to resume in .*: leave out `resume`, or name its folder with `out`"):
+    with pytest.raises(InputError, match=r"no run to resume in .*: leave out `resume`, or name its folder with `out`"):
         RunFolder(tmp_path).claim(resume=True)
 
 
@@ -78,5 +78,5 @@ def test_a_started_run_is_resumed_and_not_begun_anew(tmp_path, name) -> None:
 def test_a_place_that_cannot_hold_a_run_is_refused(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     for resume in (False, True):
-        with pytest.raises(InputError, match="cannot hold results, for .*file is a file: give another with `out`"):
+        with pytest.raises(InputError, match=r"cannot hold results, for .*file is a file: give another with `out`"):
             RunFolder(tmp_path / "file" / "run").claim(resume)

@@ -18,7 +18,9 @@ def test_where_it_runs_and_how_fast_is_no_part_of_it() -> None:
 
 
 def test_equal_runs_go_on() -> None:
-    check_identity("runs/a", identity_of("DistillConfig", OPTIONS), identity_of("DistillConfig", {**OPTIONS, "resume": True}))
+    check_identity(
+        "runs/a", identity_of("DistillConfig", OPTIONS), identity_of("DistillConfig", {**OPTIONS, "resume": True})
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,9 @@ def test_equal_runs_go_on() -> None:
 )
 def test_what_differs_is_named(command, more, differing) -> None:
     stored = identity_of("DistillConfig", OPTIONS)
-    with pytest.raises(InputError, match=f"^the run in runs/a was started with another {differing}: resume with the same"):
+    with pytest.raises(
+        InputError, match=f"^the run in runs/a was started with another {differing}: resume with the same"
+    ):
         check_identity("runs/a", stored, identity_of(command, {**OPTIONS, **more}))
 
 

@@ -88,6 +88,11 @@ def test_restored_undoes_training(fails) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def draw_and_break() -> None:
+    draw()
+    raise Broken
+
+
 def test_seeded_draws_what_the_seed_says_and_the_caller_goes_on() -> None:
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     draw()
@@ -106,8 +111,7 @@ def test_seeded_draws_what_the_seed_says_and_the_caller_goes_on() -> None:
 def test_seeded_puts_back_after_an_error_and_inside_of_itself() -> None:
     before = random_states()
     with pytest.raises(Broken), seeded(1):
-        draw()
-        raise Broken
+        draw_and_break()
     assert random_states() == before
     with seeded(1):
         draw()

@@ -10,24 +10,21 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from angularkd.distillation.gradients import gradient_norms, mean_norms, weights_for
+from angularkd.distillation.matching import Match, check_same_classes, match, use_distillation_head
 from angularkd.distillation.teacher import LiveTeacher, Request, Teacher, Transform
 from angularkd.errors import InputError, StageError
 from angularkd.features import (
     FeatureExtractor,
-    Head,
     ModelOutput,
     Pair,
     PreActivation,
     Trace,
-    embedding_of,
-    head_of,
-    pair_models,
     trace,
     with_class_maps,
 )
-from angularkd.losses import DISTILLATION_LOGITS, EMBEDDINGS, FEATURES, Term, WeightedLosses, read_terms, signals_of
+from angularkd.losses import DISTILLATION_LOGITS, WeightedLosses, read_terms, signals_of
 from angularkd.system.compiling import CompiledForOneShape, begin_step
-from angularkd.types import Distilled, Logits, LossContext, Signals
+from angularkd.types import Distilled, Signals
 
 
 class Distiller(nn.Module):
@@ -77,7 +74,7 @@ class Distiller(nn.Module):
         super().__init__()
         terms = read_terms(losses)
         self.signals = signals_of(terms)
-        self._uses_head_weight = uses_head_weight(terms)
+        self._terms = terms
         self.needs_teacher = any(name.startswith("teacher") for name in self.signals)
         if teacher is None and self.needs_teacher:
             raise InputError("these losses compare with a teacher and there is none: pass one, or use losses={'ce': 1}")
@@ -88,7 +85,7 @@ class Distiller(nn.Module):
             LiveTeacher(teacher, teacher_transform) if isinstance(teacher, nn.Module) else teacher
         )
         self.student_transform = student_transform
-        self.pairs: tuple[Pair, ...] = ()
+        self._matched = Match()
         self._requested_pairs = pairs
         self._student_trace = student_trace
         self._student_extractor = FeatureExtractor(student, ())
@@ -97,9 +94,9 @@ class Distiller(nn.Module):
         if example is None:
             self.losses = WeightedLosses(terms)
         else:
-            heads = self._match(example)
-            self.losses = WeightedLosses(terms, self._context(heads, train_labels))
-            self._extract(heads, example)
+            self._matched = self._find_match(example)
+            self.losses = WeightedLosses(terms, self._matched.context(self.teacher, terms, train_labels))
+            self._extract(example)
 
     def forward(
         self,
@@ -124,7 +121,8 @@ class Distiller(nn.Module):
             if value is None and name in self.signals:
                 raise InputError(f"these losses use {name}: call distiller(images, labels, indices) with them")
         if not self._ready:
-            self._extract(self._match(images), images)
+            self._matched = self._find_match(images)
+            self._extract(images)
         if self.losses.unresolved:
             if not self.training:
                 raise InputError("weights of auto are found in training: call the distiller on a training batch first")
@@ -169,7 +167,12 @@ class Distiller(nn.Module):
         try:
             return (compiled or self._learn)(images, labels, indices, teacher_output)
         except StageError as error:
-            raise InputError(f"{self._stage_name(error.stage)}: {error.reason}") from None
+            raise InputError(f"{self._matched.stage_name(error.stage)}: {error.reason}") from None
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Return which stages teach which, once they are paired."""
+        return self._matched.pairs
 
     def compile(self, *, teacher: bool = True, **options: Any) -> None:
         """Compile the teacher's forward, and the student's with all losses, by `torch.compile`, in place.
@@ -297,86 +300,34 @@ class Distiller(nn.Module):
     def _transformed(self, images: Tensor) -> Tensor:
         return self.student_transform(images) if self.student_transform is not None else images
 
-    def _match(self, images: Tensor) -> tuple[Head | None, Head | None]:
-        """Pair the stages of both networks, and return their classification layers, as far as the losses need them."""
-        if self.teacher is None or not (self._uses_head_weight or self.signals & {*FEATURES, *EMBEDDINGS}):
-            return None, None
-        teacher_trace = self.teacher.trace(images[:1])
-        if self._student_trace is None:
-            self._student_trace = trace(self.student, self._transformed(images[:1]))
-        if self.signals & set(FEATURES):
-            pairs = self._requested_pairs
-            if pairs is None or isinstance(pairs, str):
-                pairs = pair_models(self.teacher.module, self.student, teacher_trace, self._student_trace, pairs)
-            self.pairs = tuple(pairs)
-        on_embeddings = bool(self.signals & set(EMBEDDINGS))
-        return (
-            embedding_of(teacher_trace, self.teacher.module) if on_embeddings or self._uses_head_weight else None,
-            head_of(self._student_trace, self.student) if on_embeddings else None,
-        )
+    def _find_match(self, images: Tensor) -> Match:
+        """Return what belongs together of both networks, as far as the losses need it."""
+        if self.teacher is None or not self.needs_teacher:
+            return Match()
 
-    def _context(
-        self,
-        heads: tuple[Head | None, Head | None],
-        train_labels: Int[Tensor, " samples"] | None,
-    ) -> LossContext:
-        """Return what losses with learned parts are built for."""
-        teacher_head, student_head = heads
-        head_weight = None
-        if self.teacher is not None and teacher_head is not None and self._uses_head_weight:
-            head_weight = self.teacher.head_weight(teacher_head)
-        return LossContext(
-            student_shapes=tuple(pair.student.shape for pair in self.pairs),
-            teacher_shapes=tuple(pair.teacher.shape for pair in self.pairs),
-            student_dim=student_head.dim if student_head else 0,
-            teacher_dim=teacher_head.dim if teacher_head else 0,
-            head_weight=head_weight,
-            labels=train_labels,
-            num_samples=len(train_labels) if train_labels is not None else 0,
-        )
+        def student_trace() -> Trace:
+            if self._student_trace is None:
+                self._student_trace = trace(self.student, self._transformed(images[:1]))
+            return self._student_trace
 
-    def _extract(self, heads: tuple[Head | None, Head | None], example: Tensor) -> None:
+        return match(self.teacher, self.student, self._terms, images[:1], student_trace, self._requested_pairs)
+
+    def _extract(self, example: Tensor) -> None:
         """Have both networks give what the losses compare, from now on."""
         self._ready = True
+        found = self._matched
         if self.teacher is not None:
-            stages = tuple(pair.teacher for pair in self.pairs)
-            self.teacher.prepare(Request(stages, self.losses.reductions_by_loss, heads[0], self.signals, example[:1]))
+            stages = tuple(pair.teacher for pair in found.pairs)
+            reductions = self.losses.reductions_by_loss
+            self.teacher.prepare(Request(stages, reductions, found.teacher_head, self.signals, example[:1]))
         self._student_extractor.close()
-        student_stages = [pair.student for pair in self.pairs]
-        self._student_extractor = FeatureExtractor(self.student, student_stages, self.losses.reductions, heads[1])
-
-    def _stage_name(self, stage: int) -> str:
-        pair = self.pairs[min(stage, len(self.pairs) - 1)]
-        return f"stage {stage} (teacher's {pair.teacher}, student's {pair.student})"
+        student_stages = [pair.student for pair in found.pairs]
+        self._student_extractor = FeatureExtractor(
+            self.student, student_stages, self.losses.reductions, found.student_head
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.teacher is not None:
             self.teacher.module._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
-
-
-def use_distillation_head(student: nn.Module) -> None:
-    """Have a student give the logits of both its heads in training, where it is a timm model that does so on request."""
-    switch = getattr(student, "set_distilled_training", None)
-    if switch is not None:
-        switch(True)
-
-
-def uses_head_weight(terms: Sequence[Term]) -> bool:
-    """Return whether a loss is built for the weight of the teacher's classification layer."""
-    return any("head_weight" in term.row.built_for for term in terms)
-
-
-def check_same_classes(teacher_logits: Logits | None, student_logits: Logits | None) -> None:
-    """Check that teacher and student tell apart the same number of classes.
-
-    Raises:
-        InputError: where they do not.
-    """
-    shapes = [list(logits.shape) if logits is not None else "none" for logits in (teacher_logits, student_logits)]
-    if shapes[0] != shapes[1]:
-        raise InputError(
-            f"the teacher gives logits {shapes[0]}, the student {shapes[1]}: "
-            "give the student the teacher's classes, or leave out the losses that compare logits"
-        )

@@ -45,7 +45,7 @@ def pair_models(
         student: the traced student.
         teacher_trace: what a forward of the teacher showed.
         student_trace: what a forward of the student showed.
-        pairs: 'TEACHER_MODULE:STUDENT_MODULE,...'.
+        pairs: 'TEACHER_MODULE:STUDENT_MODULE,...'; a module's path with `.input` behind it names what it is called with.
 
     Raises:
         InputError: when nothing can be paired, or the text names what does not exist.

@@ -39,12 +39,7 @@ from angularkd.losses.linked import AttentionLinks, ReviewKD
 from angularkd.losses.logit import DIST, CrossEntropy, HintonKD
 from angularkd.losses.multilevel import MultiLevel
 from angularkd.losses.objective import (
-    DISTILLATION_LOGITS,
-    EMBEDDINGS,
-    FEATURES,
-    LOGITS,
     SCHEDULE,
-    Loss,
     Term,
     WeightedLosses,
     check_soft_labels,
@@ -60,6 +55,7 @@ from angularkd.losses.relation import (
     RelationalKD,
     SimilarityPreserving,
 )
+from angularkd.losses.rows import DISTILLATION_LOGITS, EMBEDDINGS, FEATURES, LOGITS, Loss
 from angularkd.losses.wasserstein import WassersteinLogits
 from angularkd.losses.weighted import WeightedSoftLabels
 

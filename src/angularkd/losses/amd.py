@@ -175,6 +175,17 @@ class AMDLoss(nn.Module):
         """Return the angular, positive and negative maps (G, psi, n) of one stage's features, or of its map P, stacked."""
         return torch.stack(self._angular_maps(self._attention(to_map(features, self.reduction))))
 
+    def notes(self, sizes: Sequence[tuple[int, int]]) -> list[str]:
+        """Return what is to be said of stages whose maps are compared at these (height, width): which are too small for the grid."""
+        if self.grid is None:
+            return []
+        small = [f"{height}x{width}" for height, width in sizes if not fits_grid((height, width), self.grid)]
+        return (
+            [f"maps of {' and '.join(small)} are too small for a grid of {self.grid}: they are compared whole"]
+            if small
+            else []
+        )
+
     def _stage(self, index: int, student: Tensor, teacher: Tensor) -> Float[Tensor, 3]:
         student, teacher = map_pair(index, student, teacher, self.reduction)
         student_maps = self._angular_maps(self._attention(student))

@@ -1,14 +1,13 @@
-"""The objective: what a row of the table of losses says, the weights and their schedules, and the weighted sum.
+"""The objective: the weights of its losses, their schedules, and the weighted sum.
 
 It knows no loss by name: the table comes as an argument where an objective is read, and a term carries its row from there on.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from angularkd.errors import InputError, StageError, nearest
 from angularkd.features import PreActivation
+from angularkd.losses.rows import DISTILLATION_LOGITS, FEATURES, LOGITS, Loss
 from angularkd.losses.stages import (
     STAGE_WEIGHTS,
     STAGES,
@@ -29,12 +29,6 @@ from angularkd.losses.stages import (
 )
 from angularkd.types import Features, LossContext, Reduction, Signals, Terms
 
-FEATURES = ("student_features", "teacher_features")
-EMBEDDINGS = ("student_embedding", "teacher_embedding")
-LOGITS = ("student_logits", "teacher_logits")
-DISTILLATION_LOGITS = "student_distillation_logits"
-NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD
-
 
 @runtime_checkable
 class FollowsEpochs(Protocol):
@@ -43,55 +37,6 @@ class FollowsEpochs(Protocol):
     def set_epoch(self, epoch: float, epochs: float) -> None:
         """Let it follow: `epoch` epochs, in fractions too, of a run of `epochs` are done."""
         ...
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A row of the table of losses.
-
-    Args:
-        build: the loss's class.
-        inputs: the signals it takes, in the order of its `forward`: names of fields of `Signals`.
-        summary: what it is, in a few words.
-        built_for: arguments of `build` that come from the models and the data (fields of `LossContext`), not from the user.
-        short: short forms of option names, as the literature writes them.
-        one_class: whether it needs samples of one class each, and cannot use mixed ones and their soft labels.
-        pre_activation: whether it takes whole features from before the last activation of each stage.
-        stages: which of the paired stages a loss on features acts on unless told otherwise: those of its reference implementation.
-        linked: whether it compares stages with each other, and so takes no weight for each.
-        paper: its number on arXiv, or a link.
-        usual_weight: the weight of its authors or of the field beside a cross-entropy of 1, and what it depends on.
-    """
-
-    build: Callable[..., nn.Module]
-    inputs: tuple[str, ...]
-    summary: str
-    built_for: tuple[str, ...] = ()
-    short: Mapping[str, str] = field(default_factory=dict)
-    one_class: bool = False
-    pre_activation: bool = False
-    stages: Stages = "all"
-    linked: bool = False
-    paper: str = ""
-    usual_weight: str = ""
-
-    @property
-    def on_features(self) -> bool:
-        """Whether it uses features of paired stages."""
-        return bool(set(FEATURES) & set(self.inputs))
-
-    @property
-    def weighs_stages(self) -> bool:
-        """Whether its class takes `stage_weights` itself."""
-        return STAGE_WEIGHTS in inspect.signature(self.build).parameters
-
-    def options(self) -> dict[str, Any]:
-        """Return the options that a user may set, with their defaults; on features, `stages` and `stage_weights` too."""
-        parameters = inspect.signature(self.build).parameters
-        own = {name: p.default for name, p in parameters.items() if name not in self.built_for and p.kind is NAMED}
-        if not self.on_features:
-            return own
-        return {**own, STAGES: self.stages, **({} if self.linked else {STAGE_WEIGHTS: None})}
 
 
 @dataclass(frozen=True)
@@ -236,7 +181,9 @@ class WeightedLosses(nn.Module):
     @property
     def on_logits(self) -> tuple[str, ...]:
         """The losses that use logits and labels alone."""
-        return tuple(name for name, inputs in self.inputs.items() if set(inputs) <= {*LOGITS, DISTILLATION_LOGITS, "labels"})
+        return tuple(
+            name for name, inputs in self.inputs.items() if set(inputs) <= {*LOGITS, DISTILLATION_LOGITS, "labels"}
+        )
 
     @property
     def unresolved(self) -> tuple[str, ...]:

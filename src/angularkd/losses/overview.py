@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from angularkd.losses.objective import EMBEDDINGS, FEATURES, LOGITS, Loss
+from angularkd.losses.rows import EMBEDDINGS, FEATURES, LOGITS, Loss
 from angularkd.losses.stages import NAMED
 
 UNITS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -92,6 +92,7 @@ def make_plan(job: Job, epochs: int) -> Plan:
     if job.teacher_ready and not insists(job.config):
         check_runaway(shares, job.distiller.losses.weights, on_logits)
     notes += balance_notes(shares, job.distiller.losses.weights, on_logits)
+    notes += [f"{name}: {note}" for name, note in _notes_of_losses(job)]
     live_losses = uncacheable(job.distiller.losses.reductions_by_loss)
     if live_losses:
         notes.append(f"{' and '.join(live_losses)} must use the live teacher: no cache stores what they need")
@@ -208,6 +209,14 @@ def _measure_embedding(job: Job, notes: list[str]) -> tuple[dict[str, float], in
         f"centroids, each the mean of its class among {known:,} training images"
     )
     return {"accuracy": accuracy}, images
+
+
+def _notes_of_losses(job: Job) -> Iterator[tuple[str, str]]:
+    """Yield what losses say of the sizes at which their stages are compared."""
+    sizes = [pair.size for pair in job.distiller.pairs]
+    for name, loss in job.distiller.losses.losses.items():
+        notes = getattr(loss, "notes", None)
+        yield from ((name, note) for note in (notes(sizes) if notes is not None else []))
 
 
 def _describe_data(job: Job) -> dict[str, Any]:

@@ -1,0 +1,120 @@
+"""What one dry forward of both networks says about a distillation: which stages teach which, and where embeddings are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from angularkd.distillation.teacher import Teacher
+from angularkd.errors import InputError
+from angularkd.features import Head, Pair, Trace, embedding_of, head_of, pair_models
+from angularkd.losses import EMBEDDINGS, FEATURES, Term
+from angularkd.types import Logits, LossContext
+
+
+@dataclass(frozen=True)
+class Match:
+    """What belongs together of a teacher and a student, as far as the losses need it.
+
+    Attributes:
+        pairs: which stages teach which.
+        teacher_head, student_head: the layers whose inputs are the embeddings.
+    """
+
+    pairs: tuple[Pair, ...] = ()
+    teacher_head: Head | None = None
+    student_head: Head | None = None
+
+    def stage_name(self, stage: int) -> str:
+        """Return how messages call the stage at a position among the pairs."""
+        pair = self.pairs[min(stage, len(self.pairs) - 1)]
+        return f"stage {stage} (teacher's {pair.teacher}, student's {pair.student})"
+
+    def context(
+        self, teacher: Teacher | None, terms: Sequence[Term], train_labels: Int[Tensor, " samples"] | None
+    ) -> LossContext:
+        """Return what losses with learned parts are built for.
+
+        Args:
+            teacher: whose classification layer some losses use.
+            terms: the losses.
+            train_labels: the class of each row of the training split.
+        """
+        head_weight = None
+        if teacher is not None and self.teacher_head is not None and uses_head_weight(terms):
+            head_weight = teacher.head_weight(self.teacher_head)
+        return LossContext(
+            student_shapes=tuple(pair.student.shape for pair in self.pairs),
+            teacher_shapes=tuple(pair.teacher.shape for pair in self.pairs),
+            student_dim=self.student_head.dim if self.student_head else 0,
+            teacher_dim=self.teacher_head.dim if self.teacher_head else 0,
+            head_weight=head_weight,
+            labels=train_labels,
+            num_samples=len(train_labels) if train_labels is not None else 0,
+        )
+
+
+def match(
+    teacher: Teacher,
+    student: nn.Module,
+    terms: Sequence[Term],
+    images: Tensor,
+    student_trace: Callable[[], Trace],
+    pairs: Sequence[Pair] | str | None = None,
+) -> Match:
+    """Match teacher and student by what one forward of each shows.
+
+    Args:
+        teacher: the teacher.
+        student: the student's network.
+        terms: the losses, which decide what is needed of both.
+        images: one image of the shape that will come.
+        student_trace: gives the student's trace; it is called only where it is needed.
+        pairs: `Pair`s, or text that names them; None to pair by stride.
+
+    Raises:
+        InputError: when stages cannot be paired, or a network has no embedding.
+    """
+    signals = {name for term in terms for name in term.signals}
+    on_embeddings, through_head = bool(signals & set(EMBEDDINGS)), uses_head_weight(terms)
+    if not (through_head or on_embeddings or signals & set(FEATURES)):
+        return Match()
+    teacher_trace, traced_student = teacher.trace(images), student_trace()
+    paired: Sequence[Pair] = ()
+    if signals & set(FEATURES):
+        named = pairs is None or isinstance(pairs, str)
+        paired = pair_models(teacher.module, student, teacher_trace, traced_student, pairs) if named else pairs  # type: ignore[arg-type,assignment]
+    return Match(
+        tuple(paired),
+        embedding_of(teacher_trace, teacher.module) if on_embeddings or through_head else None,
+        head_of(traced_student, student) if on_embeddings else None,
+    )
+
+
+def uses_head_weight(terms: Sequence[Term]) -> bool:
+    """Return whether a loss is built for the weight of the teacher's classification layer."""
+    return any("head_weight" in term.row.built_for for term in terms)
+
+
+def use_distillation_head(student: nn.Module) -> None:
+    """Have a student give the logits of both its heads in training, where it is a timm model that does so on request."""
+    switch = getattr(student, "set_distilled_training", None)
+    if switch is not None:
+        switch(True)
+
+
+def check_same_classes(teacher_logits: Logits | None, student_logits: Logits | None) -> None:
+    """Check that teacher and student tell apart the same number of classes.
+
+    Raises:
+        InputError: where they do not.
+    """
+    shapes = [list(logits.shape) if logits is not None else "none" for logits in (teacher_logits, student_logits)]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"the teacher gives logits {shapes[0]}, the student {shapes[1]}: "
+            "give the student the teacher's classes, or leave out the losses that compare logits"
+        )
