@@ -105,7 +105,10 @@ def test_help_shows_every_option_with_its_meaning(capsys, command) -> None:
         (["evaluate", "digts", "--model", "cifar/resnet20"], "Did you mean 'digits'"),
         (["train", "digits", "--model", "cifar/resnet8", "--lr", "-1"], "greater than 0"),
         (["train", "digits", "--model", "cifar/resnet8", "--device", "cuda"], "no CUDA device"),
-        (["distill", "digits", "--teacher", "a", "--student", "b", "--loss", "amd"], "NAME=WEIGHT"),
+        (
+            ["distill", "digits", "--teacher", "a", "--student", "b", "--loss", "amd"],
+            "write amd=auto, or a number, as in amd=1",
+        ),
         (["distill", "digits", "--teacher", "a", "--student", "b", "--loss", "adm=1"], "Did you mean 'amd'"),
         (["distill", "digits", "--teacher", "a", "--student", "b", "--loss", "amd=-1"], "a number >= 0 as its weight"),
         (["distill", "digits", "--teacher", "a", "--student", "b", "--loss", "amd=5,grdi=2"], "Did you mean 'grid'"),

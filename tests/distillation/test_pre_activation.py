@@ -100,7 +100,9 @@ class Small(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "activation", [nn.ReLU(), nn.ReLU(inplace=True), nn.Hardswish(), F.relu, lambda x: x.relu_(), F.silu], ids=str
+    "activation",
+    [nn.ReLU(), nn.ReLU(inplace=True), nn.Hardswish(), F.relu, lambda x: x.relu_(), F.silu],
+    ids=lambda one: getattr(one, "__name__", str(one)),
 )
 def test_compiled_it_is_the_same(activation) -> None:
     """Modules and functions alike; and an embedding before a dropout that is a function."""

@@ -80,7 +80,7 @@ class Network(nn.Module):
         Tensor.relu_,
         lambda x: F.relu(input=x, inplace=True),
     ],
-    ids=str,
+    ids=lambda one: getattr(one, "__name__", str(one)),
 )
 @pytest.mark.parametrize("training", [False, True])
 def test_the_sum_before_the_last_activation_is_read(activation, training: bool) -> None:

@@ -34,10 +34,10 @@ def parse_losses(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
         head, *rest = re.split(r",(?=\w+=)(?![^\[]*\])", text)
         name, _, weight = head.partition("=")
         if not weight and re.fullmatch(r"\w+", name):
-            raise InputError(f"loss '{name}' has no weight: write {name}=auto, or a number, as in {name}=1")
-        if not weight or not all("=" in option for option in rest):
+            raise InputError(f"'{name}' has no weight: write {name}=auto, or a number, as in {name}=1")
+        if not name or not weight or re.search(r",(?![^\[]*\])", weight):
             raise InputError(
-                f"a loss is written NAME=WEIGHT or NAME=WEIGHT,OPTION=VALUE, for example kd=0.9,temperature=4 or amd=auto, not '{text}'"
+                f"must be NAME=WEIGHT or NAME=WEIGHT,OPTION=VALUE, for example kd=0.9,temperature=4 or amd=auto, not '{text}'"
             )
         if name in losses:
             raise InputError(f"the loss '{name}' is given twice: give it one weight")

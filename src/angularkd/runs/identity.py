@@ -28,6 +28,8 @@ def check_identity(folder: object, stored: Mapping[str, Any] | None, current: Ma
         InputError: where they differ, naming the options in which they do.
     """
     differing = [name for name, value in current.items() if stored is None or stored.get(name) != value]
+    if "command" in differing:
+        differing = ["command"]
     if differing:
         raise InputError(
             f"the run in {folder} was started with another {', '.join(differing)}: "
