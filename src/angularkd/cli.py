@@ -123,7 +123,8 @@ def _check_flags(kind: type[Config], command: str, arguments: Sequence[str]) -> 
 
 def _in_one_line(complaint: str) -> str:
     """Return the first sentence of a boxed complaint: its lines up to the rule, without the frame."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in complaint.splitlines()]
+    lines = [line.strip("│╭╮╰╯─|+ ") for line in complaint.splitlines()]
+    lines = ["" if set(line) == {"-"} else line for line in lines]  # rules, where the encoding knows no others
     body = lines[1:]
     text = " ".join(body[: next((i for i, line in enumerate(body) if not line), len(body))])
     text = re.sub(
