@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -125,7 +126,7 @@ def _in_one_line(complaint: str) -> str:
     """Return the first sentence of a boxed complaint: its lines up to the rule, without the frame."""
     lines = [line.strip("│╭╮╰╯─|+ ") for line in complaint.splitlines()]
     lines = ["" if set(line) == {"-"} else line for line in lines]  # rules, where the encoding knows no others
-    body = lines[1:]
+    body = list(itertools.dropwhile(lambda line: not line, lines[1:]))
     text = " ".join(body[: next((i for i, line in enumerate(body) if not line), len(body))])
     text = re.sub(
         r"\[type=[^\]]*\]|For further information visit \S+|Error parsing \w+: \d+ validation errors? for \w+", "", text
