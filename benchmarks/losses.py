@@ -41,7 +41,8 @@ RECIPE: dict[str, Any] = {
 }
 OPTIONS: dict[str, dict[str, Any]] = {"crd": {"num_negatives": 256}}
 """Options beside the defaults: CRD's 16384 negatives are more than digits has images."""
-OTHERS = [name for name in LOSSES if name != "ce"]
+OTHERS = [name for name in LOSSES if name not in ("ce", "token")]
+"""All but ce, which each is beside, and token, which needs a student with two heads."""
 
 
 def main() -> None:

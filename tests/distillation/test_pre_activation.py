@@ -132,7 +132,7 @@ def test_what_compiled_code_does_not_show_is_refused() -> None:
         distiller = Distiller(Small(F.relu), Small(F.hardswish), {"ce": 1.0, name: 0.01}, example=images(), pairs=pairs)
         assert distiller.train()(images(), LABELS).total.isfinite()
         if name == "ofd":
-            with pytest.raises(InputError, match=r"first .* cannot be watched in compiled code"):
+            with pytest.raises(InputError, match=r"first .* cannot be observed in compiled code"):
                 distiller.compile(backend="eager")
         else:
             distiller.compile(backend="eager")

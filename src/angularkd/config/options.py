@@ -187,6 +187,7 @@ class Recipe(DataOptions):
 
 
 def at_least_a_pixel(size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+    """Return the size. Raise ValueError, which pydantic turns into a message, unless it is a pixel or more."""
     if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
         raise ValueError("must be at least 1 pixel")
     return size

@@ -201,7 +201,7 @@ class Distiller(nn.Module):
             for stage in (stage for pair in self.pairs for stage in (pair.teacher, pair.student)):
                 if stage.before_activation is not None and not stage.before_activation.compiles:
                     raise InputError(
-                        f"{stage} ends in an activation that cannot be watched in compiled code: end it in F.relu or a module, "
+                        f"{stage} ends in an activation that cannot be observed in compiled code: end it in F.relu or a module, "
                         "or leave compilation out"
                     )
         if self.teacher is not None:

@@ -1,6 +1,6 @@
-"""The functions by which networks activate, normalise and drop, and the modes that watch them while a network runs.
+"""The functions by which networks activate, normalise and drop, and the modes that observe them while a network runs.
 
-A module that does one of these calls the function in its turn, so modules and functions are seen alike.
+A module that does one of these calls the function in its turn, so modules and functions are observed alike.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DROPOUTS: frozenset[Callable[..., Any]] = frozenset({
 
 @dataclass(frozen=True)
 class Applied:
-    """One call of a watched function: its input and output, each with its version then, whose change tells an overwriting.
+    """One call of an observed function: its input and output, each with its version then, whose change tells an overwriting.
 
     Attributes:
         function: what was called.
@@ -83,7 +83,7 @@ class FunctionLog(TorchFunctionMode):
 class FunctionInputs(TorchFunctionMode):
     """While entered, holds what the last activation, and the first of the last dropouts in a row, were called with.
 
-    It can be entered inside of compiled code, where it does not see every function (`seen_when_compiled`).
+    It can be entered inside of compiled code, where it does not observe every function (`observed_when_compiled`).
 
     Args:
         copies: whether to hold copies, for inputs that are overwritten later.
@@ -118,7 +118,7 @@ class FunctionInputs(TorchFunctionMode):
         return result
 
 
-def seen_when_compiled(function: Callable[..., Any]) -> bool:
+def observed_when_compiled(function: Callable[..., Any]) -> bool:
     """Return whether modes see a function inside of compiled code: some of those that work in place, and few others, they do not."""
     return any(function in functions for functions in get_overridable_functions().values())
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from angularkd.features.feature_maps import Side, Tap, tensors_in
-from angularkd.features.functions import Applied, FunctionLog, seen_when_compiled
+from angularkd.features.functions import Applied, FunctionLog, observed_when_compiled
 
 Moment = tuple[int, int]
 """A tensor, by its id, at one version: its values between two changes in place."""
@@ -96,7 +96,7 @@ class Passages:
         passage = self._of_tensors.get(moment)
         if passage is None or self.log.activations[passage.activations - 1] is not activation:
             return None
-        return replace(passage.tap, behind="activation", compiles=seen_when_compiled(activation.function))
+        return replace(passage.tap, behind="activation", compiles=observed_when_compiled(activation.function))
 
 
 def _moment(tensor: Tensor) -> Moment:

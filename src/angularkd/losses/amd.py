@@ -32,7 +32,7 @@ LEAST_VARIATION = 1e-5
 
 
 class AMDLoss(nn.Module):
-    """Measure the distance between the angular distributions of teacher's and student's attention maps, summed over the stages.
+    """The distance between the angular distributions of teacher's and student's attention maps, summed over the stages.
 
     For one stage with attention map P, Q = P / (||P||_F + eps) (`angularkd.features`) and angle theta = arccos(Q):
 

@@ -53,7 +53,7 @@ class WeightSchedule:
 
     @property
     def constant(self) -> bool:
-        """Whether the factor is always 1."""
+        """Return whether the factor is always 1."""
         return self.warmup_epochs == 0 and self.decay_to == 1
 
     def factor(self, epoch: float, epochs: float) -> float:
@@ -100,7 +100,7 @@ class Term:
 
     @property
     def signals(self) -> frozenset[str]:
-        """The names of all signals that the loss uses, those of its attention mechanism included."""
+        """Return the names of all signals that the loss uses, those of its attention mechanism included."""
         reduction = reduction_of(self.build(None)) if not self.row.built_for else None
         return frozenset(self.row.inputs) | (reduction.signals if reduction is not None else frozenset())
 
@@ -169,25 +169,25 @@ class WeightedLosses(nn.Module):
 
     @property
     def reductions(self) -> tuple[Reduction | None, ...]:
-        """The forms in which the losses need the features, each once; empty when none of them uses features."""
+        """Return the forms in which the losses need the features, each once; empty when none of them uses features."""
         return tuple(dict.fromkeys(self.reductions_by_loss.values()))
 
     @property
     def reductions_by_loss(self) -> dict[str, Reduction | None]:
-        """The form in which each loss that uses features needs them."""
+        """Return the form in which each loss that uses features needs them."""
         on_features = {name: loss for name, loss in self.losses.items() if set(FEATURES) & set(self.inputs[name])}
         return {name: self._form(name, loss) for name, loss in on_features.items()}
 
     @property
     def on_logits(self) -> tuple[str, ...]:
-        """The losses that use logits and labels alone."""
+        """Return the losses that use logits and labels alone."""
         return tuple(
             name for name, inputs in self.inputs.items() if set(inputs) <= {*LOGITS, DISTILLATION_LOGITS, "labels"}
         )
 
     @property
     def unresolved(self) -> tuple[str, ...]:
-        """The losses whose weights are `auto` and not found yet."""
+        """Return the losses whose weights are `auto` and not found yet."""
         return tuple(name for name in self.losses if name not in self.weights)
 
     def set_epoch(self, epoch: float, epochs: float) -> None:

@@ -30,7 +30,7 @@ class Loss:
         short: short forms of option names, as the literature writes them.
         one_class: whether it needs samples of one class each, and cannot use mixed ones and their soft labels.
         pre_activation: whether it takes whole features from before the last activation of each stage.
-        stages: which of the paired stages a loss on features acts on unless told otherwise: those of its reference implementation.
+        stages: which of the paired stages a loss on features acts on by default: those of its reference implementation.
         linked: whether it compares stages with each other, and so takes no weight for each.
         paper: its number on arXiv, or a link.
         usual_weight: the weight of its authors or of the field beside a cross-entropy of 1, and what it depends on.
@@ -50,12 +50,12 @@ class Loss:
 
     @property
     def on_features(self) -> bool:
-        """Whether it uses features of paired stages."""
+        """Return whether it uses features of paired stages."""
         return bool(set(FEATURES) & set(self.inputs))
 
     @property
     def weighs_stages(self) -> bool:
-        """Whether its class takes `stage_weights` itself."""
+        """Return whether its class takes `stage_weights` itself."""
         return STAGE_WEIGHTS in inspect.signature(self.build).parameters
 
     def options(self) -> dict[str, Any]:

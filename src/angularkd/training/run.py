@@ -138,16 +138,20 @@ class _Observer:
     reporter: Reporter
 
     def step(self, epoch: int, step: int, meter: TrainingMeter) -> None:
+        """Report the step."""
         self.reporter.step(epoch, step, meter)
 
     def validate(self) -> dict[str, float]:
+        """Return the metrics on the validation images."""
         job = self.job
         return evaluate(job.result.module, job.predict, job.validation.epoch(0), len(job.data.dataset.classes))
 
     def best(self) -> None:
+        """Save the student's weights as the best."""
         save_weights(self.folder.best, self.job.result.module, _metadata(self.job))
 
     def epoch(self, row: dict[str, Any], state: TrainingState) -> None:
+        """Save everything, and report the epoch."""
         self.folder.write_metrics(state.history)
         self.checkpointer.save(state)
         if self.job.cached is not None:
