@@ -232,7 +232,8 @@ def is_running(pid: int) -> bool:
 
 
 INTERRUPTED = """
-import multiprocessing, sys
+import multiprocessing, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs come without
 sys.path[:0] = {path!r}
 from test_pool import loaders, slow
 
