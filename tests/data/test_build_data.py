@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 import angularkd
@@ -18,8 +17,9 @@ from angularkd.data import SOURCES, DataSet, ResidentLoader, SourceRow, Streamin
 from angularkd.data.stores import ArrayStore, EncodedStore
 from angularkd.errors import InputError
 from angularkd.models import open_classifier
-from angularkd.training import build_data, build_training, open_dataset
+from angularkd.training import Job, build_data, open_dataset
 from angularkd.training.build_data import Data, sized, training_batches
+from helpers import same, saved_weights, training_job
 
 SPLITS = ("train", "val", "test")
 CPU = torch.device("cpu")
@@ -205,11 +205,6 @@ def options(data: Path, **more: object) -> dict:
     return base | more
 
 
-def equal(first: Path, second: Path) -> bool:
-    one, other = (load_file(folder / "student.safetensors") for folder in (first, second))
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 def test_a_distillation_ends_with_the_same_weights_whoever_decodes(photographs, tmp_path) -> None:
     train = options(photographs, model="cifar/resnet8", epochs=3, schedule="onecycle")
     teacher = angularkd.train(**train, out=str(tmp_path / "teacher")).folder
@@ -219,7 +214,7 @@ def test_a_distillation_ends_with_the_same_weights_whoever_decodes(photographs, 
         workers: angularkd.distill(**distill, loader="workers", workers=workers, out=str(tmp_path / f"{workers}"))
         for workers in (0, 2)
     }
-    assert equal(runs[0].folder, runs[2].folder)
+    assert same(saved_weights(runs[0].folder), saved_weights(runs[2].folder))
     assert runs[0].results["metrics"] == runs[2].results["metrics"]
     notes = json.loads((runs[2].folder / "plan.json").read_text())["notes"]
     expected = (
@@ -234,13 +229,12 @@ def test_without_boxes_the_loaders_end_with_the_same_weights(photographs, tmp_pa
         angularkd.train(**train, loader=loader, workers=0, out=str(tmp_path / loader))
         for loader in ("resident", "workers")
     ]
-    assert equal(*(run.folder for run in runs))
+    assert same(*(saved_weights(run.folder) for run in runs))
     assert runs[0].results["metrics"] == runs[1].results["metrics"]
 
 
-def build(data: Path, **more: object):
-    config = TrainConfig.from_options(**options(data, model="cifar/resnet8", **more))
-    return build_training(config, open_dataset(config))
+def build(data: Path, **more: object) -> Job:
+    return training_job(**options(data, model="cifar/resnet8", **more))
 
 
 def test_auto_is_resident_where_that_fits_and_says_so_where_not(photographs, monkeypatch) -> None:

@@ -121,12 +121,27 @@ def test_sixteen_bits_are_scaled_by_their_format(kind):
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    (np.array([[0, 70_000]], dtype=np.int32), "its pixels are 32-bit integers; convert it to 8 bits a channel"),
-    (np.array([[0.0, 1.0]], dtype=np.float32), "its pixels are floating-point numbers; convert it to 8 bits"),
+    (np.array([[0, 70_000]], dtype=np.int32), "32-bit integers"),
+    (np.array([[0, 255]], dtype=np.int32), "32-bit integers"),
+    (np.array([[0, 1000]], dtype=np.int32), "32-bit integers"),
+    (np.array([[-5, 255]], dtype=np.int16), "32-bit integers"),
+    (np.array([[0.0, 1.0]], dtype=np.float32), "floating-point numbers"),
+    (np.array([[0.0, 255.0]], dtype=np.float32), "floating-point numbers"),
 ])  # fmt: skip
-def test_pixels_without_a_known_range_are_refused(values, message):
-    with pytest.raises(InputError, match=f"cannot use x.tif: {message}"):
-        decode_image(encoded(Image.fromarray(values), "TIFF"), "x.tif")
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_pixels_without_a_known_range_are_refused(values, message, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    expected = (
+        f"cannot use x.tif: its pixels are {message}, and no format says which is white; convert all such images by one"
+    )
+    with pytest.raises(InputError, match=expected):
+        decode_image(encoded(Image.fromarray(values), "TIFF", exif=exif), "x.tif")
+
+
+def test_transparent_grey_of_sixteen_bits_is_white():
+    values = np.array([[1000, 40000]], dtype=np.uint16)
+    assert decoded(Image.fromarray(values), "PNG", transparency=1000)[0, :, 0].tolist() == [255, 156]
 
 
 def test_of_an_animation_the_first_frame():

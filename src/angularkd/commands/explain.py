@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from angularkd.config import ExplainConfig
-from angularkd.data import decode_image, fit
+from angularkd.data import decode_image, fit, read_image_file
 from angularkd.errors import InputError
 from angularkd.explanation import PARTINGS, Explanation, check_figures, draw_explanation, explain_image
 from angularkd.features import mechanism, pair_models
@@ -44,11 +45,9 @@ def run_explanation(config: ExplainConfig, console: Console | None = None) -> Ex
     for file, parameter in ((config.out, "out"), (config.json_file, "json_file")):
         if file is not None:
             check_file_writable(Path(file), parameter)
-    try:
-        data = Path(config.image).read_bytes()
-    except OSError as error:
-        raise InputError(f"there is no image {config.image} to read ({error.strerror}): give a file") from None
-    pixels = decode_image(data, config.image)
+    if not os.path.exists(config.image):
+        raise InputError(f"there is no image {config.image} to read: give a file")
+    pixels = decode_image(read_image_file(config.image, config.image), config.image)
     with seeded(0):
         teacher, student, size = _open_models(config)
         pixels = fit(pixels, size)
@@ -71,6 +70,7 @@ def _open_models(config: ExplainConfig) -> tuple[Classifier, Classifier, tuple[i
         weights=config.teacher_weights,
         normalization=config.teacher_normalization,
         pretrained=True,
+        trust=config.trusted,
     )
     check_trained(teacher)
     student = open_classifier(
@@ -78,6 +78,7 @@ def _open_models(config: ExplainConfig) -> tuple[Classifier, Classifier, tuple[i
         teacher.num_classes or IMAGENET_CLASSES,
         weights=config.student_weights,
         normalization=config.student_normalization,
+        trust=config.trusted,
     )
     size = _size(config, teacher, student)
     teacher, student = (

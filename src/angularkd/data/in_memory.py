@@ -14,6 +14,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from angularkd.data.decode import PILLOW_SILENT
 from angularkd.data.splits import Split
 from angularkd.data.stores import ArrayStore
 from angularkd.errors import InputError
@@ -167,10 +168,11 @@ def _decode(split: Split, use: Callable[[int, np.ndarray], None], skip: bool, st
         return bad
 
     pool = ThreadPoolExecutor(cores())
-    try:
-        parts = list(pool.map(decode, range(start, len(split), IMAGES_PER_TASK)))
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error, decode no further
+    with PILLOW_SILENT:  # once for all of them
+        try:
+            parts = list(pool.map(decode, range(start, len(split), IMAGES_PER_TASK)))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error, decode no further
     return {index: complaint for part in parts for index, complaint in part.items()}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from angularkd.data.decoded import DecodedSplits
+from angularkd.data.inspection import inspect_images
 from angularkd.data.sources import SOURCES
 from angularkd.data.splits import Source, Split, readable_size, settle_splits
 from angularkd.data.stores import Store
@@ -77,7 +78,7 @@ def open_data(
             `DataSet.at_size`; None for their own.
 
     Returns:
-        The data set, of which no pixels are decoded yet.
+        The data set, of which nothing is decoded yet but a few images, to say what that loses of them.
 
     Raises:
         InputError: The data cannot be used; one line with the remedy.
@@ -86,13 +87,14 @@ def open_data(
         raise InputError(f"`image_size` must be positive, got {image_size[0]} x {image_size[1]}.")
     source = _open_source(spec)
     splits, split_notes = settle_splits(source, val_fraction, split_seed)
+    image_notes = inspect_images(source.name, splits)
     dataset = DataSet(
         source.name,
         source.classes,
         train=splits["train"],
         val=splits["val"],
         test=splits["test"],
-        notes=source.notes + split_notes,
+        notes=source.notes + split_notes + image_notes,
         augment=suggested_augmentation(image_size or readable_size(splits["train"]), source.mirrorable),
         mirrorable=source.mirrorable,
         render=source.render,

@@ -15,7 +15,6 @@ of 255 in the mean, 10 at most; with a margin of 1 it would be 1 to 2.2, and 49.
 
 from __future__ import annotations
 
-import io
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
-from angularkd.data.decode import ORIENTATION_TAG, decode_image
+from angularkd.data.decode import ORIENTATION_TAG, PILLOW_SILENT, decode_image, open_image
 from angularkd.data.in_memory import fit
 from angularkd.data.stores import EncodedStore, Store
 
@@ -115,8 +114,15 @@ def _read_reduced(
     data: bytes, image_size: tuple[int, int], box: Int[np.ndarray, " 4"]
 ) -> UInt8[np.ndarray, "height width 3"] | None:
     """Read a JPEG decoded at a reduced size; return None where it must be decoded whole, or where something is wrong."""
+    with PILLOW_SILENT:
+        return _decode_reduced(data, image_size, box)
+
+
+def _decode_reduced(
+    data: bytes, image_size: tuple[int, int], box: Int[np.ndarray, " 4"]
+) -> UInt8[np.ndarray, "height width 3"] | None:
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
+        image = open_image(data, "")
         if not isinstance(image, JpegImageFile):
             return None
         orientation = image.getexif().get(ORIENTATION_TAG)

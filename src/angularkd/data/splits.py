@@ -6,15 +6,14 @@ The test split is not used before the end: where a source has only `train` and `
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from angularkd.data.split_names import check_class_names
 from angularkd.data.stores import Store
 from angularkd.data.views.seeds import permutation
 from angularkd.errors import InputError
@@ -22,11 +21,9 @@ from angularkd.errors import InputError
 SPLITS = ("train", "val", "test")
 """The splits of every data set, once they are settled."""
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""What a split may be called in the names of files and folders, and what it is called here."""
-
-SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})(?![a-z])")
 UNLABELLED = -1
+UNNAMED_CLASSES = 2**16
+"""How many classes there may be without names where there are fewer images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +81,6 @@ def whole(store: Store, labels: Sequence[int] | Int64[np.ndarray, " samples"]) -
     return Split(store, np.arange(len(store), dtype=np.int64), np.asarray(labels, dtype=np.int64))
 
 
-def split_named(path: Path) -> str | None:
-    """Return the split that a file's name gives as a word of its own (train-00000-of-00004.parquet), else the one that the
-    nearest of its folders gives (train/0000.parquet); None where no name gives one."""
-    words = (SPLIT_WORD.search(part.lower()) for part in reversed(path.parts))
-    return next((SPLIT_NAMES[word.group()] for word in words if word), None)
-
-
 def labelled_splits(
     where: str,
     stores: Mapping[str, Store],
@@ -111,15 +101,19 @@ def labelled_splits(
         The names of the classes, the splits by name, and notes on what was decided.
 
     Raises:
-        InputError: A label lies outside the classes.
+        InputError: A label lies outside the classes, or is beyond what the number of samples allows; or the classes are
+            splits.
     """
     hidden = [name for name, values in labels.items() if len(values) and (values == UNLABELLED).all()]
     known = {name: values for name, values in labels.items() if name not in hidden}
     notes = [f"{name}: left out, its labels are all -1, which means unlabelled" for name in hidden]
     if classes is None:
-        largest = max((int(values.max()) for values in known.values() if len(values)), default=-1)
-        classes = tuple(str(index) for index in range(largest + 1))
+        classes = _numbered(where, known)
+        unused = len(classes) - len(np.unique(np.concatenate([*known.values(), np.zeros(0, dtype=np.int64)])))
         notes.append("the data names no classes: they are named by number")
+        if unused > 0:
+            notes.append(f"classes without any image: {unused} of {len(classes)}, since labels are counted from 0")
+    check_class_names(where, classes)
     for name, values in known.items():
         outside = values[(values < 0) | (values >= len(classes))]
         if len(outside):
@@ -128,6 +122,19 @@ def labelled_splits(
                 f"{len(classes) - 1}); correct the labels or the class names."
             )
     return classes, {name: whole(stores[name], values) for name, values in known.items()}, tuple(notes)
+
+
+def _numbered(where: str, labels: Mapping[str, Int64[np.ndarray, " _"]]) -> tuple[str, ...]:
+    """Return the classes 0 to the largest label, which a damaged label would make too many for any memory."""
+    most = max(sum(map(len, labels.values())), UNNAMED_CLASSES)
+    for name, values in labels.items():
+        if len(values) and values.max() >= most:
+            raise InputError(
+                f"{where}: the {name} split has the label {values.max()}, too large a class index for so few images; number "
+                "the classes from 0, or name them."
+            )
+    largest = max((int(values.max()) for values in labels.values() if len(values)), default=-1)
+    return tuple(str(index) for index in range(largest + 1))
 
 
 def readable_sizes(split: Split, rows: Iterable[int]) -> set[tuple[int, int]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -53,6 +55,16 @@ class GroupedStore(Store, Protocol):
     @property
     def groups(self) -> RowGroups:
         """Return the groups, from which an order is drawn that reads each of them once."""
+        ...
+
+
+@runtime_checkable
+class FiledStore(Store, Protocol):
+    """A store whose images are in files."""
+
+    @property
+    def files(self) -> Sequence[str | Path]:
+        """Return the files that images are read from, by whose sizes and times a change of the images is noticed."""
         ...
 
 

@@ -138,6 +138,26 @@ def test_columns_that_cannot_be_used(tmp_path, columns, options, message):
     assert message in refusal(f"hf:{tmp_path}{options}")
 
 
+@pytest.mark.parametrize("write", [as_parquet, as_saved])
+@pytest.mark.parametrize("names", [["dog", "cat"], ["ant", "bee"]])
+def test_files_that_name_classes_differently(tmp_path, write, names):
+    other = (
+        rows(6, 20).cast_column("label", datasets.Value("int64")).cast_column("label", datasets.ClassLabel(names=names))
+    )
+    write(tmp_path, train=rows(20), test=other)
+    how = "the same classes in another order" if "dog" in names else "other classes"
+    assert f"names {how} than " in refusal(f"hf:{tmp_path}")
+
+
+def test_splits_by_other_names(tmp_path, monkeypatch):
+    tables = {"training": rows(20), "dev": rows(6, 20), "Evaluation_2": rows(6, 20), "holdout": rows(4, 26)}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config: dict(list(tables.items())[:2]))
+    data = open_data("hf:owner/name")
+    assert [len(split) for split in (data.train, data.val, data.test)] == [18, 2, 6]
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config: tables)
+    assert "dev and Evaluation_2 both name the val split" in refusal("hf:owner/name")
+
+
 def test_an_image_that_is_gone(tmp_path):
     as_image_folders(tmp_path, train=rows(20))
     data = open_data(f"hf:{tmp_path}")

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,57 @@ def test_a_shard_that_is_gone_when_it_is_read(tmp_path):
     path.unlink()
     with pytest.raises(InputError, match=r"cannot read 000\d\.png in .*train-0\.tar: No such file"):
         data.train[0]
+
+
+def header(name: str, size: int, kind: bytes = b"0") -> bytes:
+    """A header whose size is written as GNU tar writes numbers that octal digits cannot hold: negative and huge ones."""
+    member = tarfile.TarInfo(name)
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT)[:512])
+    block[124:136] = (
+        b"\xff" * 4 + size.to_bytes(8, "big", signed=True) if size < 0 else b"\x80" + size.to_bytes(11, "big")
+    )
+    block[156:157] = kind
+    block[148:156] = b" " * 8
+    block[148:156] = f"{sum(block):06o}\0 ".encode()
+    return bytes(block)
+
+
+@pytest.mark.parametrize("kind", [b"0", b"L", b"K", b"x", b"g", b"S", b"7"])
+@pytest.mark.parametrize("size", [-512, -1024, -(2**40), 2**40, 2**62])
+def test_sizes_that_only_damage_states_neither_hang_nor_take_memory(tmp_path, kind, size):
+    path = write_shard(tmp_path / "train-0.tar", *plain(0, 3))
+    with tarfile.open(path) as archive:
+        end = archive.getmembers()[-1].offset_data + 512
+    path.write_bytes(path.read_bytes()[:end] + header("0004.png", size, kind) + bytes(1024))
+    tracemalloc.start()
+    try:
+        message = refusal(f"shards:{tmp_path}")
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+    assert "train-0.tar is cut off or damaged: its last complete sample is '0002'" in message
+
+
+@pytest.mark.parametrize("kind", [b"L", b"x"])
+def test_a_shard_of_nothing_but_long_headers(tmp_path, kind):
+    (tmp_path / "train-0.tar").write_bytes((header("a", 0, kind)) * 5000 + bytes(1024))
+    assert "train-0.tar is no tar archive (" in refusal(f"shards:{tmp_path}")
+
+
+@pytest.mark.parametrize("label", [b"2147483648", b"70000", b"9" * 30, b"9" * 5000, b"[" * 100_000])
+@pytest.mark.parametrize("extension", ["cls", "json"])
+def test_labels_that_no_data_set_has(tmp_path, label, extension):
+    data = label if extension == "cls" or label.startswith(b"[") else b'{"label": ' + label + b"}"
+    write_shard(tmp_path / "train.tar", *plain(0, 9), ("9.png", image_bytes(1)), (f"9.{extension}", data))
+    tracemalloc.start()
+    try:
+        message = refusal(f"shards:{tmp_path}")
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+    assert "too large a class index for so few images" in message or "expected " in message
+
+
+def test_classes_without_images_are_counted(tmp_path):
+    write_shard(tmp_path / "train.tar", *plain(0, 9), ("9.png", image_bytes(1)), ("9.cls", b"4"))
+    assert "classes without any image: 2 of 5, since labels are counted from 0" in open_data(f"shards:{tmp_path}").notes

@@ -20,7 +20,8 @@ from angularkd.data import SOURCES, DataSet, Split, open_data
 from angularkd.data.decode import EXTENSIONS
 from angularkd.data.sources import small
 from angularkd.data.sources.parquet import ParquetStore
-from angularkd.data.splits import draw_stratified, split_named
+from angularkd.data.split_names import split_named
+from angularkd.data.splits import draw_stratified
 from angularkd.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -415,7 +416,7 @@ def test_a_parquet_damaged_among_its_images_is_named_when_they_are_read(tmp_path
 
 @pytest.mark.parametrize(("name", "split"), [
     ("train-00000-of-00004.parquet", "train"), ("imagenet_valid_3.tar", "val"), ("train/0000.parquet", "train"),
-    ("test/train-0.tar", "train"), ("a/Validation/b/0.tar", "val"), ("latest.tar", None), ("training.tar", None),
+    ("test/train-0.tar", "train"), ("a/Validation/b/0.tar", "val"), ("latest.tar", None), ("training.tar", "train"),
 ])  # fmt: skip
 def test_splits_in_names(name, split):
     assert split_named(Path(name)) == split
@@ -461,13 +462,77 @@ def write_columns(path: Path, **columns: list[object]) -> None:
         (lambda d: write_parquet(d / "train.parquet", [], ["a", "b"]), "the train split holds no images"),
         (
             lambda d: (write_parquet(d / "train.parquet", [0], ["a"]), write_parquet(d / "test.parquet", [0], ["b"])),
-            "the splits name different classes",
+            "test.parquet names other classes than train.parquet; write all files with one list of class names",
         ),
     ],
 )  # fmt: skip
 def test_parquet_that_cannot_be_used(tmp_path, make, message):
     make(tmp_path)
     assert message in refusal(f"parquet:{tmp_path}")
+
+
+@pytest.mark.parametrize("second", [["dog", "cat"], ["cat", "dog", "eel"], ["cat", "ant"]])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_parquet_files_that_name_classes_differently(tmp_path, second, split):
+    write_parquet(tmp_path / "train-0.parquet", [0, 1] * 6, ["cat", "dog"])
+    write_parquet(tmp_path / "train-1.parquet", [0, 1] * 6)  # names none: its numbers are those of the others
+    write_parquet(tmp_path / f"{split}-2.parquet", [0, 1] * 6, second)
+    how = "the same classes in another order" if len(second) == 2 and "dog" in second else "other classes"
+    message = f"{split}-2.parquet names {how} than train-0.parquet; write all files with one list of class names."
+    if split == "test":
+        write_parquet(tmp_path / "test-1.parquet", [0, 1] * 6, ["cat", "dog"])
+    assert message in refusal(f"parquet:{tmp_path}")
+
+
+NOT_META = [
+    b"no JSON", b"[1]", b'"text"', b"7", b'{"info": "text"}', b'{"info": {"features": [1]}}', b"\xff\xfe", b"[" * 100_000,
+    b'{"info": {"features": {"label": {"names": "cat"}}}}', b'{"info": {"features": {"label": {"names": {"0": "cat"}}}}}',
+    b'{"info": {"features": {"label": {"names": [1, 2]}}}}', b'{"info": {"features": {"label": 5}}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("metadata", NOT_META)
+def test_parquet_metadata_that_is_not_what_is_meant(tmp_path, metadata):
+    path = write_parquet(tmp_path / "train.parquet", [0, 1] * 6)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"huggingface": metadata}), path)
+    message = refusal(f"parquet:{tmp_path}")
+    assert "train.parquet: cannot read the class names of label in its metadata; write the file again" in message
+
+
+@pytest.mark.parametrize("metadata", [b"{}", b'{"info": null}', b'{"info": {"features": {"other": {}}}}'])
+def test_parquet_metadata_without_names(tmp_path, metadata):
+    path = write_parquet(tmp_path / "train.parquet", [0, 1] * 6)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"huggingface": metadata}), path)
+    assert open_data(f"parquet:{tmp_path}").classes == ("0", "1")
+
+
+@pytest.mark.parametrize("label", [2**31, 70_000, 2**62])
+def test_a_parquet_label_that_no_data_set_has(tmp_path, label):
+    write_parquet(tmp_path / "train.parquet", [0, 1, label] * 6)
+    assert f"the train split has the label {label}, too large a class index for so few images" in refusal(
+        f"parquet:{tmp_path}"
+    )
+
+
+def test_a_parquet_file_of_names_that_are_no_text(tmp_path):
+    path = write_parquet(tmp_path / "train.parquet", [0, 1] * 6)
+    path.write_bytes(path.read_bytes().replace(b"path", b"\xecath"))
+    assert "train.parquet: 'utf-8' codec can't decode" in refusal(f"parquet:{tmp_path}")
+
+
+def test_a_parquet_path_that_is_no_text(tmp_path):
+    paths = pa.array([b"\xec.png"], pa.binary()).view(pa.string())
+    image = pa.StructArray.from_arrays([pa.array([b"no image"], pa.binary()), paths], ["bytes", "path"])
+    pq.write_table(pa.table({"image": image, "label": [0]}), tmp_path / "train.parquet")
+    store = ParquetStore([tmp_path / "train.parquet"])
+    assert store.name(0) == rf"row 0 of {tmp_path}, \xec.png"
+    with pytest.raises(InputError, match=r"cannot decode row 0 of .*, \\xec\.png: not an image"):
+        store.image(0)
+
+
+def test_parquet_classes_that_are_splits(tmp_path):
+    write_parquet(tmp_path / "train.parquet", [0, 1] * 6, ["Testing", "Training"])
+    assert "the classes would be Testing, Training, which look like splits" in refusal(f"parquet:{tmp_path}")
 
 
 def test_a_parquet_row_without_bytes_is_named(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from angularkd.data.decode import EXTENSIONS
-from angularkd.data.splits import SPLIT_NAMES, Source, Split, whole
+from angularkd.data.reading import read_image_file
+from angularkd.data.sources.walking import Found, Walk, each_file_once, loose_images, some_paths, subfolders, walk
+from angularkd.data.split_names import check_class_folders, check_class_names, passed_over, split_folders, split_words
+from angularkd.data.splits import Source, Split, whole
 from angularkd.data.stores import EncodedStore
 from angularkd.errors import InputError
 
@@ -21,75 +23,86 @@ class FileStore(EncodedStore):
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def files(self) -> Sequence[str | Path]:
+        """Return the path of every row."""
+        return self.paths
+
     def name(self, row: int) -> str:
         """Return the path of an image."""
         return self.paths[row]
 
     def encoded(self, row: int) -> tuple[bytes, str]:
         """Return the bytes of an image, and its path. Raises InputError when the file cannot be read."""
-        try:
-            return Path(self.paths[row]).read_bytes(), self.name(row)
-        except OSError as error:
-            raise InputError(f"cannot read {self.name(row)}: {error.strerror}.") from error
+        return read_image_file(self.paths[row], self.name(row)), self.name(row)
 
 
 def open_folder(folder: Path) -> Source:
     """Open the class folders in `folder`, or in its train/, val/ and test/. Classes are the sorted folder names of train/.
 
-    Files are found at any depth below a class folder, by extension; hidden files and folders are passed over.
+    What the folders of splits may be called, `split_names` says. Files are found at any depth below a class folder, by
+    extension; hidden files and folders are passed over.
 
     Raises:
-        InputError: There are fewer than two classes, a class folder is empty, or train/ lacks a class.
+        InputError: There are fewer than two classes, they look like splits, a class folder is empty, or train/ lacks a class.
     """
-    split_folders = _split_folders(folder)
-    classes = subfolders(split_folders.get("train", folder))
+    names = subfolders(folder)
+    inside = {name: subfolders(folder / name) for name in names if split_words(name)[0]}
+    splits = {split: folder / name for split, name in split_folders(str(folder), names, inside).items()}
+    classes = inside[splits["train"].name] if splits else names
     if len(classes) < 2:
         raise InputError(
-            f"{split_folders.get('train', folder)} holds {_counted(len(classes), 'class folder')}: expected one folder "
+            f"{splits.get('train', folder)} holds {_counted(len(classes), 'class folder')}: expected one folder "
             "of images for each of two or more classes, or train/ and val/ or test/ with such folders inside."
         )
-    splits: dict[str, Split] = {}
-    notes: list[str] = []
-    for split, path in (split_folders or {"train": folder}).items():
-        splits[split], passed_over = read_classes(path, classes)
-        if passed_over:
-            notes.append(f"{split}: {_counted(passed_over, 'file')} passed over, not images by extension")
-    return Source(folder.resolve().name, tuple(classes), splits, tuple(notes))
+    check_class_names(str(splits.get("train", folder)), classes)
+    used = {path.name for path in splits.values()}
+    beside = passed_over(f"{name}/" for name in names if name not in used) if splits else ()
+    found, notes = read_splits(folder, splits or {"train": folder}, classes)
+    return Source(folder.resolve().name, tuple(classes), found, (*beside, *notes))
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
-    """Return the folder of each split, train first; none when `folder` holds class folders.
-
-    One class may be named like a split ("train", the vehicle; "test", the group): it has no folders inside.
-    """
-    by_split: dict[str, Path] = {}
-    for name in subfolders(folder):
-        split = SPLIT_NAMES.get(name.lower())
-        if split in by_split:
-            raise InputError(f"{folder}: {by_split[split].name}/ and {name}/ both name the {split} split; keep one.")
-        if split is not None:
-            by_split[split] = folder / name
-    if len(by_split) <= 1 and not any(subfolders(path) for path in by_split.values()):
-        return {}
-    if "train" not in by_split:
-        found = ", ".join(f"{path.name}/" for path in by_split.values())
-        raise InputError(f"{folder}: found {found} but no train/; rename the folder of training images to train.")
-    return {split: by_split[split] for split in ("train", "val", "test") if split in by_split}
-
-
-def read_classes(folder: Path, classes: Sequence[str]) -> tuple[Split, int]:
-    """Read one split.
+def read_splits(
+    root: Path, folders: Mapping[str, Path], classes: Sequence[str]
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Read splits of class folders.
 
     Args:
-        folder: The folder of its class folders.
+        root: The folder of the data set.
+        folders: The folder of the class folders of each split.
         classes: Names by class index.
 
     Returns:
-        The images, sorted by class and path, and the number of other files.
+        The images of each split, sorted by class and path, and notes on what was passed over.
 
     Raises:
-        InputError: A class folder is empty or unknown, or there is none.
+        InputError: A class folder is empty, unknown, cannot be read or holds splits, or one file lies in two splits.
     """
+    notes: list[str] = []
+    images: list[Found] = []
+    linked = False
+    for split, folder in folders.items():
+        names = _class_folders(folder, classes)
+        walks = {name: walk(folder / name) for name in names}
+        notes += check_class_folders(str(folder), {name: found.inside for name, found in walks.items()})
+        for name, found in walks.items():
+            if not found.images:
+                raise InputError(
+                    f"the class folder {folder / name} holds no images ({' '.join(EXTENSIONS)}): add some or remove it."
+                )
+            label = classes.index(name)
+            images += [Found(path, split, label) for path in found.images]
+        linked = linked or folder.is_symlink() or any(found.linked for found in walks.values())
+        notes += _passed_over(split, folder, list(walks.values()))
+    if linked:
+        images, again = each_file_once(root, images)
+        if again:
+            notes.append(f"passed over, since links show the same files a second time: {some_paths(again)}")
+    return {split: _split([image for image in images if image.split == split]) for split in folders}, tuple(notes)
+
+
+def _class_folders(folder: Path, classes: Sequence[str]) -> list[str]:
+    """Return the class folders of a split. Raises InputError when there is none, or one that train/ lacks."""
     names = subfolders(folder)
     unknown = sorted(set(names) - set(classes))
     if unknown:
@@ -99,40 +112,31 @@ def read_classes(folder: Path, classes: Sequence[str]) -> tuple[Split, int]:
         )
     if not names:
         raise InputError(f"{folder} holds no class folders: put its images into one folder a class.")
-    index_of = {name: index for index, name in enumerate(classes)}
-    paths: list[str] = []
-    labels: list[int] = []
-    passed_over = 0
-    for name in names:
-        images, others = image_files(folder / name)
-        if not images:
-            raise InputError(
-                f"the class folder {folder / name} holds no images ({' '.join(EXTENSIONS)}): add some or remove it."
-            )
-        paths += images
-        labels += [index_of[name]] * len(images)
-        passed_over += others
-    return whole(FileStore(paths), labels), passed_over
+    return names
 
 
-def image_files(folder: Path) -> tuple[list[str], int]:
-    """Find the images at any depth, sorted by folders and name, and count the other files."""
-    images: list[str] = []
-    others = 0
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                images.append(os.path.join(parent, name))
-            elif not name.startswith("."):
-                others += 1
-    return sorted(images, key=lambda path: path.split(os.sep)), others
+def _passed_over(split: str, folder: Path, walks: Sequence[Walk]) -> list[str]:
+    """Return what was passed over in the class folders of a split, and beside them."""
+    notes = []
+    others = sum(found.others for found in walks)
+    special = [path for found in walks for path in found.special]
+    back = [path for found in walks for path in found.back]
+    loose = loose_images(folder)
+    if others:
+        notes.append(f"{split}: {_counted(others, 'file')} passed over, not images by extension")
+    if special:
+        notes.append(f"{split}: passed over, since they are no files but pipes or devices: {some_paths(special)}")
+    if back:
+        notes.append(f"{split}: links passed over, which lead to folders that are read already: {some_paths(back)}")
+    if loose:
+        notes.append(
+            f"{split}: {_counted(loose, 'image')} passed over that lie beside the class folders, in none of them"
+        )
+    return notes
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted, without the hidden ones."""
-    hidden = (".", "__")  # .git, .ipynb_checkpoints, __MACOSX, __pycache__
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(hidden))
+def _split(images: Sequence[Found]) -> Split:
+    return whole(FileStore(image.path for image in images), [image.label for image in images])
 
 
 def _counted(count: int, noun: str) -> str:

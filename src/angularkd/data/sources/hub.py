@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from angularkd.data.splits import SPLIT_NAMES, Source, labelled_splits
+from angularkd.data.reading import read_image_file
+from angularkd.data.sources.parquet import class_names, common_class_names, readable
+from angularkd.data.split_names import split_called
+from angularkd.data.splits import Source, labelled_splits
 from angularkd.data.stores import EncodedStore
 from angularkd.errors import InputError, nearest
 
@@ -31,6 +36,11 @@ class HubStore(EncodedStore):
     def __len__(self) -> int:
         return len(self.table)
 
+    @property
+    def files(self) -> Sequence[str | Path]:
+        """Return the files of the table."""
+        return [file["filename"] for file in self.table.cache_files]
+
     def name(self, row: int) -> str:
         """Return the row, the table and the path of an image."""
         return self._describe(row, self.table[row][self.column] or {})
@@ -44,10 +54,7 @@ class HubStore(EncodedStore):
         name = self._describe(row, value)
         if value.get("bytes"):
             return value["bytes"], name
-        try:
-            return Path(value.get("path") or "").read_bytes(), name
-        except OSError as error:
-            raise InputError(f"cannot read {name}: {error.strerror}.") from error
+        return read_image_file(value.get("path") or "", name), name
 
 
 def open_hub(argument: str) -> Source:
@@ -63,14 +70,11 @@ def open_hub(argument: str) -> Source:
         InputError: The library is missing, the data set cannot be had, or it has no such columns.
     """
     name, options = _read(argument)
-    splits = _load(name, options.get("config"))
-    notes = [f"{split}: left out, it is not train, validation or test" for split in splits if split not in SPLIT_NAMES]
-    known = {SPLIT_NAMES[split]: table for split, table in splits.items() if split in SPLIT_NAMES}
-    if "train" not in known:
-        raise InputError(f"hf:{name}: expected a split called train, found {', '.join(splits) or 'none'}.")
+    known, notes = _by_split(name, _load(name, options.get("config")))
     stores: dict[str, HubStore] = {}
     labels: dict[str, Int64[np.ndarray, " samples"]] = {}
     classes: set[tuple[str, ...] | None] = set()
+    label_columns: set[str] = set()
     for split, table in known.items():
         image, label = _columns(name, table.features, options)
         undecoded = table.select_columns([image]).cast_column(image, _library().Image(decode=False))
@@ -78,10 +82,29 @@ def open_hub(argument: str) -> Source:
         labels[split] = _labels(name, split, table, label)
         names = getattr(table.features[label], "names", None)
         classes.add(tuple(names) if names else None)
+        label_columns.add(label)
+    for column in label_columns:
+        _check_local_names(name, options.get("config"), column)
     if len(classes) > 1:
         raise InputError(f"hf:{name}: the splits name different classes; write them with one list of class names.")
     found, whole, label_notes = labelled_splits(f"hf:{name}", stores, labels, classes.pop())
     return Source(Path(name).name, found, whole, (*notes, *label_notes))
+
+
+def _by_split(name: str, splits: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the tables of train, val and test, whatever they are called, and notes on those of other names."""
+    called: dict[str, list[str]] = {}
+    for split in splits:
+        called.setdefault(split_called(split) or "", []).append(split)
+    notes = [f"{split}: left out, it is not train, validation or test" for split in called.pop("", [])]
+    for split, same in called.items():
+        if len(same) > 1:
+            raise InputError(
+                f"hf:{name}: {same[0]} and {same[1]} both name the {split} split; keep one, or rename one."
+            )
+    if "train" not in called:
+        raise InputError(f"hf:{name}: expected a split called train, found {', '.join(splits) or 'none'}.")
+    return {split: splits[same[0]] for split, same in called.items()}, notes
 
 
 def _library() -> Any:
@@ -122,6 +145,34 @@ def _load(name: str, config: str | None) -> dict[str, Any]:
             raise InputError(
                 f"hf:{name}: {reason}{offline}; check the name and the connection, or give a folder of its files."
             ) from error
+
+
+def _check_local_names(name: str, config: str | None, column: str) -> None:
+    """Check that all files of a local folder name the same classes, since the library takes the names of the first for all.
+
+    Raises:
+        InputError: Two files name other classes, or the same in another order.
+    """
+    path = Path(name).expanduser()
+    if not path.exists():
+        return
+    library = _library()
+    with _quiet(library, bars=False):
+        data_files = library.load_dataset_builder(str(path), config).config.data_files or {}
+    files = [Path(file) for of_split in data_files.values() for file in of_split]
+    readers = {".parquet": pq.read_schema, ".arrow": _arrow_schema}
+    names = {}
+    for file in files:
+        if file.suffix in readers:
+            with readable(file):
+                schema = readers[file.suffix](file)
+            names[file] = class_names(file, schema, column)
+    common_class_names(f"hf:{name}", names)
+
+
+def _arrow_schema(file: Path) -> pa.Schema:
+    with pa.memory_map(str(file)) as mapped:
+        return pa.ipc.open_stream(mapped).schema
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from angularkd.data.sources.folders import FileStore, image_files, open_folder, read_classes, subfolders
+from angularkd.data.sources.folders import FileStore, open_folder, read_splits
+from angularkd.data.sources.walking import subfolders, walk
 from angularkd.data.splits import Source, Split, whole
 from angularkd.errors import InputError
 
@@ -32,9 +33,11 @@ def open_imagenet(folder: Path) -> Source:
     """
     train, val = _expect_folders("imagenet", folder, ("train", "val"))
     wnids = _wordnet_folders(train)
-    splits = {"train": read_classes(train, wnids)[0]}
-    splits["val"] = read_classes(val, wnids)[0] if subfolders(val) else _read_flat_val(folder, wnids)
-    return Source("imagenet", _named(wnids, _wordnet_words()), splits, _unlabelled_test(folder))
+    flat = not subfolders(val)
+    splits, notes = read_splits(folder, {"train": train} if flat else {"train": train, "val": val}, wnids)
+    if flat:
+        splits["val"] = _read_flat_val(folder, wnids)
+    return Source("imagenet", _named(wnids, _wordnet_words()), splits, (*notes, *_unlabelled_test(folder)))
 
 
 def open_tiny_imagenet(folder: Path) -> Source:
@@ -54,13 +57,15 @@ def open_tiny_imagenet(folder: Path) -> Source:
             f"{folder}: wnids.txt lists {len(wnids)} classes, train/ holds {len(subfolders(train))} folders"
             f"{f', and only one of them has {odd[0]}' if odd else ''}; unpack tiny-imagenet-200.zip again."
         )
-    splits = {"train": read_classes(train, wnids)[0]}
     annotations = val / "val_annotations.txt"
-    splits["val"] = _read_annotated(annotations, wnids) if annotations.is_file() else read_classes(val, wnids)[0]
+    annotated = annotations.is_file()
+    splits, notes = read_splits(folder, {"train": train} if annotated else {"train": train, "val": val}, wnids)
+    if annotated:
+        splits["val"] = _read_annotated(annotations, wnids)
     words = folder / "words.txt"
     rows = [line.split("\t") for line in _lines(words)] if words.is_file() else []
     names = {row[0]: row[1] for row in rows if len(row) > 1}
-    return Source("tiny-imagenet", _named(wnids, names), splits, _unlabelled_test(folder))
+    return Source("tiny-imagenet", _named(wnids, names), splits, (*notes, *_unlabelled_test(folder)))
 
 
 def open_cinic10(folder: Path) -> Source:
@@ -103,7 +108,7 @@ def _read_flat_val(folder: Path, wnids: list[str]) -> Split:
     """Read the images of val/ with the classes that the development kit gives by their number."""
     truth = _val_wnids(folder)
     index_of = {wnid: index for index, wnid in enumerate(wnids)}
-    paths, _ = image_files(folder / "val")
+    paths = walk(folder / "val").images
     labels: list[int] = []
     for path in paths:
         number = VAL_NUMBER.search(path)
@@ -155,7 +160,7 @@ def _read_kit(data: Path) -> list[str]:
 def _read_annotated(annotations: Path, wnids: list[str]) -> Split:
     index_of = {wnid: index for index, wnid in enumerate(wnids)}
     images = annotations.parent / "images"
-    present = set(image_files(images)[0])
+    present = set(walk(images).images)
     paths: list[str] = []
     labels: list[int] = []
     for number, line in enumerate(_lines(annotations), start=1):

@@ -6,7 +6,7 @@ import bisect
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from angularkd.data.splits import Source, labelled_splits, split_named
+from angularkd.data.split_names import files_by_split, passed_over
+from angularkd.data.splits import Source, labelled_splits
 from angularkd.data.stores import EncodedStore, RowGroups
 from angularkd.errors import InputError
 
@@ -42,7 +43,14 @@ class ImageColumn:
     def of(images: pa.StructArray, folder: Path) -> ImageColumn:
         """Take the fields out of a column of structs."""
         fields = {field.name: values for field, values in zip(images.type, images.flatten(), strict=True)}
-        return ImageColumn(str(folder), fields["bytes"], fields.get("path"))
+        path = fields.get("path")
+        is_text = path is not None and (pa.types.is_string(path.type) or pa.types.is_large_string(path.type))
+        return ImageColumn(str(folder), fields["bytes"], path if is_text else None)
+
+    def path_of(self, place: int) -> str | None:
+        """Return where an image came from; nothing checks that a file holds text there."""
+        path = self.path[place].as_buffer() if self.path is not None else None
+        return None if path is None else path.to_pybytes().decode(errors="backslashreplace")
 
 
 class ParquetStore(EncodedStore):
@@ -58,7 +66,8 @@ class ParquetStore(EncodedStore):
         self._starts = [0]
         self._sizes: list[int] = []
         for file in self.files:
-            metadata = pq.ParquetFile(file).metadata
+            with readable(file):
+                metadata = pq.ParquetFile(file).metadata
             for number in range(metadata.num_row_groups):
                 group = metadata.row_group(number)
                 self._groups.append((file, number))
@@ -83,8 +92,7 @@ class ParquetStore(EncodedStore):
         """Return the bytes of an image, and its name. Raises InputError when they cannot be read, or are missing."""
         group = bisect.bisect_right(self._starts, row) - 1
         column, place = self._read_group(group), row - self._starts[group]
-        path = column.path[place].as_py() if column.path is not None else None
-        name = f"row {row} of {column.folder}, {path or 'unnamed'}"
+        name = f"row {row} of {column.folder}, {column.path_of(place) or 'unnamed'}"
         data = column.bytes[place].as_py()
         if not data:
             raise InputError(f"cannot decode {name}: it holds no bytes; write the images into the parquet file.")
@@ -94,7 +102,7 @@ class ParquetStore(EncodedStore):
         with self._lock:
             if group not in self._cache:
                 file, index = self._groups[group]
-                with _readable(file):
+                with readable(file):
                     column = pq.ParquetFile(file).read_row_group(index, columns=["image"]).column("image")
                 self._cache[group] = ImageColumn.of(column.combine_chunks(), file.parent)
                 while len(self._cache) > 1 and sum(self._sizes[held] for held in self._cache) > self._cache_bytes:
@@ -117,50 +125,69 @@ def open_parquet(folder: Path) -> Source:
             labels lie outside the classes.
     """
     files, notes = _files_by_split(folder)
-    names = {split: _class_names(paths) for split, paths in files.items()}
-    known = {value for value in names.values() if value is not None}
-    if len(known) > 1:
-        raise InputError(f"{folder}: the splits name different classes; write them with one list of class names.")
+    names = {file: class_names(file, _checked_schema(file)) for paths in files.values() for file in paths}
+    classes = common_class_names(str(folder), names)
     labels = {split: _labels(paths) for split, paths in files.items()}
     stores = {split: ParquetStore(paths) for split, paths in files.items()}
-    classes, splits, label_notes = labelled_splits(str(folder), stores, labels, next(iter(known), None))
+    classes, splits, label_notes = labelled_splits(str(folder), stores, labels, classes)
     return Source(folder.resolve().name, classes, splits, (*notes, *label_notes))
 
 
-def _files_by_split(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
-    found: dict[str, list[Path]] = {}
-    unnamed: list[str] = []
-    for path in sorted(folder.rglob("*.parquet")):
-        within = path.relative_to(folder)
-        split = split_named(within)
-        if split is None:
-            unnamed.append(within.as_posix())
-        else:
-            found.setdefault(split, []).append(path)
+def _files_by_split(folder: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
+    found, unnamed = files_by_split(folder, (path for path in sorted(folder.rglob("*.parquet")) if path.is_file()))
     if "train" not in found:
-        present = ", ".join([path.name for paths in found.values() for path in paths] + unnamed) or "no parquet files"
+        present = ", ".join(path.name for paths in (*found.values(), unnamed) for path in paths) or "no parquet files"
         raise InputError(
             f"{folder}: expected train*.parquet (and test*.parquet or validation*.parquet), found {present}; "
             "rename the files by split."
         )
-    notes = [f"passed over, since the name gives no split: {name}" for name in unnamed]
-    return {split: found[split] for split in ("train", "val", "test") if split in found}, notes
+    return found, passed_over(path.relative_to(folder).as_posix() for path in unnamed)
 
 
-def _class_names(files: list[Path]) -> tuple[str, ...] | None:
-    """Check the columns of every file, and return the class names in the metadata of the first; None where it has none."""
-    schemas = [_checked_schema(file) for file in files]
-    encoded = (schemas[0].metadata or {}).get(b"huggingface")
-    if encoded is None:
-        return None
-    names = json.loads(encoded).get("info", {}).get("features", {}).get("label", {}).get("names")
-    return tuple(str(name) for name in names) if names else None
+def class_names(file: Path, schema: pa.Schema, column: str = "label") -> tuple[str, ...] | None:
+    """Return the class names that the `datasets` library wrote into a file's metadata; None where it has none.
+
+    Raises:
+        InputError: There is such metadata, but it is not what the library writes.
+    """
+    encoded = (schema.metadata or {}).get(b"huggingface")
+    try:
+        found = json.loads(encoded or b"{}")
+        for key in ("info", "features", column, "names"):
+            found = found.get(key) or {}
+        if not found:
+            return None
+        if isinstance(found, list) and all(isinstance(name, str) for name in found):
+            return tuple(found)
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    raise InputError(
+        f"{file}: cannot read the class names of {column} in its metadata; write the file again with the datasets library, or "
+        "without that metadata."
+    )
+
+
+def common_class_names(where: str, names: Mapping[Path, tuple[str, ...] | None]) -> tuple[str, ...] | None:
+    """Return the class names that all files with any share.
+
+    Raises:
+        InputError: Two files name other classes, or the same in another order, so that labels mean different classes.
+    """
+    named = {file: found for file, found in names.items() if found is not None}
+    first = next(iter(named), None)
+    other = next((file for file, found in named.items() if first is not None and found != named[first]), None)
+    if first is None or other is None:
+        return None if first is None else named[first]
+    how = "the same classes in another order" if set(named[first]) == set(named[other]) else "other classes"
+    raise InputError(
+        f"{where}: {other.name} names {how} than {first.name}; write all files with one list of class names."
+    )
 
 
 def _checked_schema(file: Path) -> pa.Schema:
-    with _readable(file):
+    with readable(file):
         schema = pq.read_schema(file)
-    fields = {field.name: field.type for field in schema}
+        fields = {field.name: field.type for field in schema}
     image, label = fields.get("image"), fields.get("label")
     if image is None or label is None or not (_holds_bytes(image) and pa.types.is_integer(label)):
         found = ", ".join(f"{name}: {kind}" for name, kind in fields.items())
@@ -181,7 +208,7 @@ def _holds_bytes(image: pa.DataType) -> bool:
 def _labels(files: list[Path]) -> Int64[np.ndarray, " samples"]:
     columns = [np.zeros(0, dtype=np.int64)]
     for file in files:
-        with _readable(file):
+        with readable(file):
             column = pq.ParquetFile(file).read(columns=["label"]).column("label")
         if column.null_count:
             raise InputError(f"{file}: {column.null_count} rows have no label; remove them or label them.")
@@ -191,10 +218,10 @@ def _labels(files: list[Path]) -> Int64[np.ndarray, " samples"]:
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def readable(file: Path) -> Iterator[None]:
     """Raise InputError for what pyarrow raises about a file that is cut off, damaged or gone."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except Exception as error:  # a malformed file raises anything: ArrowException, OSError, UnicodeDecodeError, ...
         reason = " ".join(str(error).split()).rstrip(".")
         raise InputError(f"cannot read {file}: {reason}; get or write the file again.") from error

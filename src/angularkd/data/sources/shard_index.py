@@ -14,7 +14,7 @@ import re
 import tarfile
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from angularkd.data.decode import EXTENSIONS
 from angularkd.errors import InputError
@@ -22,6 +22,10 @@ from angularkd.errors import InputError
 MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 """KEY.EXTENSION: the key ends at the first dot of the file's name. Hidden files have no key."""
 LABELS = ("cls", "json")
+MAX_HEADER_BYTES = 2**18
+MAX_LABEL_BYTES = 2**24
+"""What a header, with a long name or extended attributes, or a label's file may take: more is damage, not to be read."""
+LARGEST_LABEL = 2**62
 
 
 class File(NamedTuple):
@@ -70,29 +74,60 @@ def _read_headers(shard: Path) -> tuple[list[File], bool]:
     files: list[File] = []
     try:
         size = os.path.getsize(shard)
-        with open(shard, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        with open(shard, "rb") as stream, tarfile.open(fileobj=_headers(stream, size), mode="r:") as archive:
+            start = 0
             for member in archive:
-                if member.offset_data + member.size > size:
+                if member.size < 0 or archive.offset <= start:  # the next header would be read again and again
                     return files, False
+                start = archive.offset
                 name = MEMBER.fullmatch(member.name)
                 if name is None or not member.isreg():
                     continue
+                if member.offset_data + member.size > min(archive.offset, size):
+                    return files, False
                 key, extension = name.group(1), name.group(2).lower()
                 content = b""
-                if extension in LABELS:
+                if extension in LABELS and member.size <= MAX_LABEL_BYTES:
                     stream.seek(member.offset_data)
                     content = stream.read(member.size)
                 files.append(File(key, extension, member.name, member.offset_data, member.size, content))
             stream.seek(archive.offset)
             return files, stream.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-    except tarfile.ReadError as error:
-        if files:
-            return files, False
-        raise InputError(
-            f"{shard} is no tar archive ({error}); compressed ones cannot be used, unpack them."
-        ) from error
     except OSError as error:
         raise InputError(f"cannot read {shard}: {error.strerror}.") from error
+    except Exception as error:  # a malformed header raises anything: ReadError, ValueError, RecursionError, ...
+        if files:
+            return files, False
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{shard} is no tar archive ({reason}); compressed ones cannot be used, unpack them."
+        ) from error
+
+
+class HeaderReader:
+    """A file from which headers are read, and which raises tarfile.ReadError for sizes that only a damaged header states."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self._stream = stream
+        self._size = size
+        self.tell = stream.tell
+
+    def read(self, size: int) -> bytes:
+        """Read so many bytes."""
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._stream.read(size)
+
+    def seek(self, offset: int) -> int:
+        """Go to a header."""
+        if not 0 <= offset <= self._size:
+            raise tarfile.ReadError("a header beyond the end")
+        return self._stream.seek(offset)
+
+
+def _headers(stream: BinaryIO, size: int) -> Any:
+    """Return the reader as tarfile's annotations want it, which ask for what only writing needs."""
+    return HeaderReader(stream, size)
 
 
 def _sample(group: list[File], shard: Path) -> Sample:
@@ -114,12 +149,10 @@ def _sample(group: list[File], shard: Path) -> Sample:
 
 def _class_index(label: File) -> int | None:
     try:
-        if label.extension == "cls":
-            return int(label.content)
-        value = json.loads(label.content)["label"]
-    except (ValueError, KeyError, TypeError):
+        value = int(label.content) if label.extension == "cls" else json.loads(label.content)["label"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_LABEL else None
 
 
 def _image(group: list[File]) -> File | None:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from angularkd.data.decode import check_bytes
 from angularkd.data.sources.shard_index import Sample, index_shard
-from angularkd.data.splits import Source, labelled_splits, split_named
+from angularkd.data.split_names import files_by_split, passed_over
+from angularkd.data.splits import Source, labelled_splits
 from angularkd.data.stores import EncodedStore
 from angularkd.errors import InputError
 
@@ -37,12 +39,18 @@ class ShardStore(EncodedStore):
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def files(self) -> Sequence[str | Path]:
+        """Return the shards."""
+        return self.shards
+
     def name(self, row: int) -> str:
         """Return the name of an image in its shard, and the shard."""
         return f"{self.names[row]} in {self.shards[self.shard_of[row]]}"
 
     def encoded(self, row: int) -> tuple[bytes, str]:
         """Return the bytes of an image, and its name. Raises InputError when the shard cannot be read."""
+        check_bytes(int(self.sizes[row]), self.name(row))
         try:
             with open(self.shards[self.shard_of[row]], "rb") as shard:
                 shard.seek(self.offsets[row])
@@ -63,15 +71,10 @@ def open_shards(pattern: str) -> Source:
     if not pattern:
         raise InputError("shards needs a folder or a pattern: write shards:DIR or shards:DIR/train-{000..009}.tar.")
     root, paths = _find(str(Path(pattern).expanduser()))
-    by_split: dict[str, list[Path]] = {}
-    unnamed: list[Path] = []
-    for path in paths:
-        split = split_named(path.relative_to(root))
-        (unnamed if split is None else by_split.setdefault(split, [])).append(path)
-    if by_split:
-        notes = [f"passed over, since the name gives no split: {path.relative_to(root)}" for path in unnamed]
-    else:
-        by_split, notes = {"train": unnamed}, ["no shard's name gives a split: all are training images"]
+    by_split, unnamed = files_by_split(root, paths)
+    notes = passed_over(path.relative_to(root).as_posix() for path in unnamed)
+    if not by_split:
+        by_split, notes = {"train": unnamed}, ("no shard's name gives a split: all are training images",)
     with ThreadPoolExecutor(INDEXING_THREADS) as pool:
         samples = {name: list(pool.map(index_shard, shards)) for name, shards in by_split.items()}
     stores = {name: ShardStore(shards, samples[name]) for name, shards in by_split.items()}
@@ -101,7 +104,7 @@ def expand_braces(pattern: str) -> list[str]:
 def _find(pattern: str) -> tuple[Path, list[Path]]:
     """Return the folder of the shards, and the shards."""
     if Path(pattern).is_dir():
-        found = sorted(Path(pattern).rglob("*.tar"))
+        found = sorted(path for path in Path(pattern).rglob("*.tar") if path.is_file())
         if not found:
             raise InputError(f"shards:{pattern}: the folder holds no .tar files; name the folder that holds them.")
         return Path(pattern), found

@@ -15,9 +15,12 @@ from jaxtyping import Float64
 from angularkd.data.splits import Source, draw_stratified, whole
 from angularkd.data.stores import ArrayStore
 from angularkd.errors import InputError
+from angularkd.system.memory import free_memory_bytes
 
 DIGITS_SIZE_PX = 16
 DIGITS_LEVELS = 16
+DRAWN_BYTES = 24
+"""Of a pixel that is drawn, in float64 with copies."""
 TEST_SHARE = 0.2
 """Of the digits, which come without a test split."""
 PROBE_TIMEOUT_SECONDS = 10.0
@@ -51,7 +54,17 @@ def open_digits(argument: str) -> Source:
 
 
 def render_digits(originals: Float64[np.ndarray, "samples 8 8"], size: tuple[int, int]) -> ArrayStore:
-    """Enlarge digits of grey levels 0 to 16 bilinearly to (height, width), as RGB of 8 bits a channel."""
+    """Enlarge digits of grey levels 0 to 16 bilinearly to (height, width), as RGB of 8 bits a channel.
+
+    Raises:
+        InputError: Before anything is allocated, where they would take more than the free memory.
+    """
+    needed, free = len(originals) * size[0] * size[1] * DRAWN_BYTES, free_memory_bytes()
+    if free is not None and needed > free:
+        raise InputError(
+            f"digits of {size[0]}x{size[1]} pixels take {needed / 2**30:,.1f} GiB while they are drawn, and {free / 2**30:,.1f} GiB "
+            "are free: give a smaller `image_size`."
+        )
     grey = torch.from_numpy(originals / DIGITS_LEVELS * 255.0)[:, None]
     grey = torch.nn.functional.interpolate(grey, size=size, mode="bilinear", antialias=True, align_corners=False)
     pixels = grey.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).repeat(1, 1, 1, 3).numpy()
