@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import angularkd
 from angularkd import Distiller, InputError
-from angularkd.config import DistillConfig, TrainConfig
+from angularkd.config import TrainConfig
 from angularkd.distillation import LiveTeacher
 from angularkd.models import (
     ClassMapping,
@@ -22,29 +22,12 @@ from angularkd.models import (
     read_metadata,
     save_weights,
 )
-from angularkd.training import Job, Silent, build_distillation, build_training, open_dataset
+from angularkd.training import Silent
+from helpers import DIGITS, distillation_job, same, saved_weights, training_job
 
-SMALL = {"data": "digits", "image_size": 8, "batch_size": 64, "schedule": "onecycle", "device": "cpu"}
 LOSSES = {"ce": 0.1, "kd": 0.9, "amd": 10.0}
 ORDER = (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)
 """Where each digit stands among the classes of a teacher."""
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory) -> Path:
-    """A teacher of the ten digits, in their order."""
-    out = tmp_path_factory.mktemp("digits") / "run"
-    return angularkd.train(**SMALL, model="cifar/resnet8", epochs=4, out=str(out)).folder
-
-
-def distillation(**options) -> Job:
-    config = DistillConfig.from_options(**options)
-    return build_distillation(config, open_dataset(config))
-
-
-def training(**options) -> Job:
-    config = TrainConfig.from_options(**options)
-    return build_training(config, open_dataset(config))
 
 
 def classes_of(folder: Path) -> dict:
@@ -72,7 +55,7 @@ def wider(digits: Path, folder: Path, names: tuple[str, ...] | None) -> Path:
 
 def options(teacher: Path | str, out: Path, **more) -> dict:
     return {
-        **SMALL,
+        **DIGITS,
         "teacher": str(teacher),
         "student": "cifar/resnet8",
         "loss": LOSSES,
@@ -87,12 +70,12 @@ def mapping_file(folder: Path) -> str:
     return str(folder / "map.yaml")
 
 
-def test_a_mapped_teacher_is_as_good_as_it_was(digits, tmp_path) -> None:
-    teacher, file = wider(digits, tmp_path / "wide", None), mapping_file(tmp_path)
+def test_a_mapped_teacher_is_as_good_as_it_was(digits_teacher, tmp_path) -> None:
+    teacher, file = wider(digits_teacher, tmp_path / "wide", None), mapping_file(tmp_path)
     with pytest.raises(InputError, match="the teacher tells apart 12 classes, the data has 10"):
         angularkd.distill(**options(teacher, tmp_path / "a"))
     mapped = angularkd.distill(**options(teacher, tmp_path / "a", teacher_classes=file))
-    plain = angularkd.evaluate(data="digits", model=str(digits), device="cpu")["metrics"][str(digits)]
+    plain = angularkd.evaluate(data="digits", model=str(digits_teacher), device="cpu")["metrics"][str(digits_teacher)]
     for name in ("accuracy", "nll"):
         assert mapped.results["metrics"]["teacher"][name] == pytest.approx(plain[name], rel=1e-5)
     plan = json.loads((tmp_path / "a/plan.json").read_text())
@@ -122,24 +105,24 @@ def test_a_mapped_teacher_teaches_the_same() -> None:
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
 
 
-def test_equal_names_are_mapped_by_themselves(digits, tmp_path) -> None:
+def test_equal_names_are_mapped_by_themselves(digits_teacher, tmp_path) -> None:
     names = [""] * 12
     names[10:] = ["A", "B"]
     for digit, index in enumerate(ORDER):
         names[index] = str(digit)
-    teacher = wider(digits, tmp_path / "wide", tuple(names))
+    teacher = wider(digits_teacher, tmp_path / "wide", tuple(names))
     found = angularkd.plan(**options(teacher, tmp_path / "never"))
     assert found.teacher_validation["accuracy"] > 0.8
     assert f"the 12 classes of {teacher} are mapped to the data's 10 by their names" in found.notes
-    assert not any("mapped" in note for note in angularkd.plan(**options(digits, tmp_path / "never")).notes)
+    assert not any("mapped" in note for note in angularkd.plan(**options(digits_teacher, tmp_path / "never")).notes)
 
 
-def test_a_wrong_mapping_is_found_before_anything_is_written(digits, tmp_path) -> None:
+def test_a_wrong_mapping_is_found_before_anything_is_written(digits_teacher, tmp_path) -> None:
     (tmp_path / "map.yaml").write_text("0: 1\n")
     with pytest.raises(InputError, match="maps no class of the teacher to '1', '2'"):
-        angularkd.distill(**options(digits, tmp_path / "run", teacher_classes=tmp_path / "map.yaml"))
+        angularkd.distill(**options(digits_teacher, tmp_path / "run", teacher_classes=tmp_path / "map.yaml"))
     with pytest.raises(InputError, match="leave out `teacher_classes`"):
-        angularkd.distill(**options(digits, tmp_path / "run", teacher_classes="a", teacher_train=1))
+        angularkd.distill(**options(digits_teacher, tmp_path / "run", teacher_classes="a", teacher_train=1))
     assert not (tmp_path / "run").exists()
 
 
@@ -177,19 +160,19 @@ def test_a_loss_through_the_teachers_head_gets_the_mapped_rows_or_is_refused() -
 
 
 @pytest.fixture(scope="module")
-def letters(digits, tmp_path_factory) -> str:
+def letters(digits_teacher, tmp_path_factory) -> str:
     """Weights of seven classes, none of which is a digit: the body of the digits' teacher, and a head that knows nothing."""
     folder = tmp_path_factory.mktemp("letters")
     torch.manual_seed(3)
     model = cifar.create("resnet8", 7)
-    ten = load_file(digits / "student.safetensors")
+    ten = load_file(digits_teacher / "student.safetensors")
     model.load_state_dict({**model.state_dict(), **{n: v for n, v in ten.items() if not n.startswith("linear.")}})
     save_weights(folder / "letters.safetensors", model, {"classes": list("abcdefg")})
     return str(folder / "letters.safetensors")
 
 
 def test_training_the_head_alone_leaves_everything_else_as_it_was(letters, tmp_path) -> None:
-    base = {**SMALL, "model": "cifar/resnet8", "weights": letters, "epochs": 2, "train_only_head": True}
+    base = {**DIGITS, "model": "cifar/resnet8", "weights": letters, "epochs": 2, "train_only_head": True}
     run = angularkd.train(**base, new_head=True, out=str(tmp_path / "run"))
     assert run.results["metrics"]["last epoch"]["accuracy"] > 0.8
     before, after = load_file(letters), load_file(run.folder / "student.safetensors")
@@ -203,7 +186,7 @@ def test_a_head_needs_something_below_it(tmp_path) -> None:
         ({"pretrained": True}, "offers no weights of its own: give a file as `weights`"),
     ):
         with pytest.raises(InputError, match=message):
-            angularkd.train(**SMALL, model="cifar/resnet8", out=str(tmp_path / "run"), **more)
+            angularkd.train(**DIGITS, model="cifar/resnet8", out=str(tmp_path / "run"), **more)
     file = tmp_path / "mine.py"
     file.write_text(
         "import torch\n"
@@ -214,7 +197,7 @@ def test_a_head_needs_something_below_it(tmp_path) -> None:
         "    return Cut(torch.nn.Flatten(), torch.nn.Linear(192, 20))\n"
     )
     with pytest.raises(InputError, match="cannot be trained by its head alone"):
-        angularkd.train(**SMALL, model=f"{file}:build", train_only_head=True, out=str(tmp_path / "run"))
+        angularkd.train(**DIGITS, model=f"{file}:build", train_only_head=True, out=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -226,10 +209,10 @@ def test_the_librarys_own_weights_are_where_training_starts(monkeypatch) -> None
     monkeypatch.setattr(
         "torchvision.models.get_model", lambda name, **more: pretrained if "weights" in more else build(name, **more)
     )
-    base = {**SMALL, "model": "torchvision/squeezenet1_1", "image_size": 32, "epochs": 1, "pretrained": True}
+    base = {**DIGITS, "model": "torchvision/squeezenet1_1", "image_size": 32, "epochs": 1, "pretrained": True}
     with pytest.raises(InputError, match="1000 classes, the data has 10: give `new_head`"):
-        training(**base)
-    job = training(**base, new_head=True, train_only_head=True)
+        training_job(**base)
+    job = training_job(**base, new_head=True, train_only_head=True)
     assert fingerprint(job.student.module.features) == fingerprint(pretrained.features)
     assert [name for name, p in job.student.module.named_parameters() if p.requires_grad] == [
         "classifier.1.weight",
@@ -289,8 +272,7 @@ def test_a_run_stopped_in_either_part_goes_on(letters, whole, tmp_path, monkeypa
         angularkd.distill(**{**base, "teacher_train": 3}, resume=True)
     resumed = angularkd.distill(**base, resume=True)
     for part in ("student.safetensors", "teacher/student.safetensors"):
-        first, second = load_file(whole.folder / part), load_file(resumed.folder / part)
-        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert same(saved_weights(whole.folder, part), saved_weights(resumed.folder, part))
 
 
 def test_a_student_that_cannot_be_taught_is_found_before_the_teacher_is_fitted(letters, tmp_path) -> None:
@@ -324,38 +306,38 @@ def sizes(job) -> list[tuple[int, int]]:
     return seen
 
 
-def test_a_transformer_of_one_size_teaches_and_learns_at_another(digits, tmp_path) -> None:
-    base = {**SMALL, "batch_size": 4, "image_size": 32, "loss": {"ce": 1.0, "kd": 1.0, "amd": 10.0}}
-    job = distillation(**base, teacher=str(vit(tmp_path / "vit")), student="cifar/resnet8")
+def test_a_transformer_of_one_size_teaches_and_learns_at_another(digits_teacher, tmp_path) -> None:
+    base = {**DIGITS, "batch_size": 4, "image_size": 32, "loss": {"ce": 1.0, "kd": 1.0, "amd": 10.0}}
+    job = distillation_job(**base, teacher=str(vit(tmp_path / "vit")), student="cifar/resnet8")
     assert sizes(job) == [(224, 224), (32, 32)]
     assert "the teacher takes no images of 32x32: each is resized to 224x224 for it" in job.notes
     assert "resized to 224x224" in str(job.teacher.preprocessing)
-    job = distillation(**base, teacher=str(digits), student="timm/vit_tiny_patch16_224")
+    job = distillation_job(**base, teacher=str(digits_teacher), student="timm/vit_tiny_patch16_224")
     assert sizes(job) == [(32, 32), (224, 224)]
 
 
-def test_each_model_gets_the_size_asked_for(digits) -> None:
-    base = {**SMALL, "teacher": str(digits), "student": "cifar/resnet8", "loss": LOSSES, "image_size": 16}
-    assert sizes(distillation(**base)) == [(16, 16), (16, 16)]
+def test_each_model_gets_the_size_asked_for(digits_teacher) -> None:
+    base = {**DIGITS, "teacher": str(digits_teacher), "student": "cifar/resnet8", "loss": LOSSES, "image_size": 16}
+    assert sizes(distillation_job(**base)) == [(16, 16), (16, 16)]
     given = {"teacher_input_size": 8, "student_input_size": (12, 20)}
-    job = distillation(**base, **given)
+    job = distillation_job(**base, **given)
     assert sizes(job) == [(8, 8), (12, 20)]
     assert job.config.image_size == (16, 16)
 
 
 def test_a_size_that_does_not_fit_is_refused(tmp_path) -> None:
-    base = {**SMALL, "student": "cifar/resnet8", "teacher": str(vit(tmp_path / "vit"))}
+    base = {**DIGITS, "student": "cifar/resnet8", "teacher": str(vit(tmp_path / "vit"))}
     with pytest.raises(
         InputError,
         match=r"the teacher .* cannot take images of 64x64 .*: give another `image_size`, or `teacher_input_size`",
     ):
-        distillation(**base, teacher_input_size=64)
+        distillation_job(**base, teacher_input_size=64)
     with pytest.raises(InputError, match="`input_size`: must be at least 1 pixel"):
         TrainConfig.from_options(data="digits", model="cifar/resnet8", input_size=0)
 
 
 def test_a_student_remembers_the_size_it_was_given(tmp_path) -> None:
-    run = angularkd.train(**SMALL, model="cifar/resnet8", epochs=1, input_size=12, out=str(tmp_path / "run"))
+    run = angularkd.train(**DIGITS, model="cifar/resnet8", epochs=1, input_size=12, out=str(tmp_path / "run"))
     measured = angularkd.evaluate(data="digits", model=str(run.folder), device="cpu")
     assert "resized to 12x12" in measured["preprocessing"]
     expected = run.results["metrics"]["last epoch"]

@@ -110,3 +110,27 @@ def test_equal_names_make_a_mapping_of_their_own() -> None:
     assert match_names(("dog", "cow"), TEACHER) is None
     assert match_names(("dog", "crane"), TEACHER) is None  # which of the two?
     assert match_names(("dog",), None) is None
+
+
+@pytest.mark.parametrize(
+    "given", [("n01440764", "n02123045"), ("n01440764 tench", "n02123045 tabby"), ("tench", "tabby")]
+)
+@pytest.mark.parametrize(
+    "known",
+    [
+        ("n02123045", "n01440764"),
+        ("tabby", "tench"),
+        ("tabby, tabby cat", "tench, Tinca tinca"),
+        ("n02123045_tabby", "n01440764_tench"),
+    ],
+)
+def test_classes_of_imagenet_are_the_same_by_any_of_their_names(tmp_path, given, known) -> None:
+    assert match_names(given, known) == ClassMapping(((1,), (0,)))
+    (tmp_path / "map.yaml").write_text("pet: {}\nfish: {}\n".format(*reversed(given)))
+    assert read_class_mapping(tmp_path / "map.yaml", ("fish", "pet"), known, 2).groups == ((1,), (0,))
+
+
+def test_a_word_of_two_classes_of_imagenet_is_none_of_them(tmp_path) -> None:
+    assert match_names(("crane", "tench"), ("n02012849", "n01440764")) is None
+    assert match_names(("tench", "n01440764"), ("n02012849", "n01440764")) is None
+    assert match_names(("tench", "my cat"), ("n01440764", "n02123045")) is None

@@ -6,7 +6,15 @@ import pytest
 from torch import nn
 
 from angularkd import InputError
-from angularkd.models import Classifier, Preprocessing, check_trained, cifar, fit_to_images, freeze_all_but_head
+from angularkd.models import (
+    Classifier,
+    Preprocessing,
+    Traces,
+    check_trained,
+    cifar,
+    fit_to_images,
+    freeze_all_but_head,
+)
 
 
 def forwards(module: nn.Module) -> list[tuple[int, ...]]:
@@ -55,6 +63,29 @@ def test_a_model_of_one_size_has_images_brought_to_it_unless_another_was_asked_f
     ):
         with pytest.raises(InputError, match=f"the {role} mine.py:build {reason.format(size, parameter)}"):
             fit_to_images(classifier(OfOneSize(), native_size=native), (12, 16), requested, role)
+
+
+def test_a_network_that_is_built_again_is_not_run_again() -> None:
+    traces, modules = Traces(), [cifar.create("resnet8", classes) for classes in (10, 10, 7)]
+    runs = [forwards(module) for module in modules]
+    first, again, wider = (
+        fit_to_images(classifier(module, module.linear.out_features), (8, 8), None, "model", traces)
+        for module in modules
+    )
+    assert again.trace is first.trace and again.module is modules[1]
+    assert wider.trace is not first.trace and wider.trace.output_shape == (2, 7)
+    fit_to_images(classifier(modules[1]), (8, 8), (12, 12), "model", traces)
+    assert runs == [[(2, 3, 8, 8)], [(2, 3, 12, 12)], [(2, 3, 8, 8)]]
+
+
+def test_a_network_that_is_built_again_takes_no_size_that_it_has_refused() -> None:
+    traces, modules = Traces(), [OfOneSize(), OfOneSize()]
+    runs = [forwards(module) for module in modules]
+    first, again = (
+        fit_to_images(classifier(module, native_size=(8, 8)), (12, 16), None, "student", traces) for module in modules
+    )
+    assert runs[0][-1] == (2, 3, 8, 8) and (2, 3, 12, 16) in runs[0] and not runs[1]
+    assert again.trace is first.trace and again.preprocessing == first.preprocessing and again.notes == first.notes
 
 
 def test_a_model_that_gives_no_logits_of_its_classes_is_refused() -> None:

@@ -15,7 +15,7 @@ from angularkd.models import (
     open_classifier,
     save_weights,
 )
-from angularkd.models.classifier import parse_normalization
+from angularkd.models.preprocessing import parse_normalization
 
 OWN_MODEL = """
 import torch

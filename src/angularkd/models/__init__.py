@@ -14,10 +14,13 @@ from angularkd.models.adapting import (
     with_preprocessing,
 )
 from angularkd.models.class_mapping import ClassMapping
-from angularkd.models.classifier import NORMALIZATIONS, Classifier, Preprocessing, Size, predict
+from angularkd.models.classifier import Classifier, predict
 from angularkd.models.libraries.file import is_file_spec
+from angularkd.models.libraries.module import is_own, module_spec, same_network
 from angularkd.models.opening import model_names, offers_weights, open_classifier
-from angularkd.models.weights import fingerprint, load_into, read_metadata, read_weights, save_weights
+from angularkd.models.preprocessing import NORMALIZATIONS, Preprocessing, Size
+from angularkd.models.traces import Traces
+from angularkd.models.weights import fingerprint, read_metadata, save_weights
 
 __all__ = [
     "NORMALIZATIONS",
@@ -25,6 +28,7 @@ __all__ = [
     "Classifier",
     "Preprocessing",
     "Size",
+    "Traces",
     "check_class_order",
     "check_student",
     "check_trained",
@@ -33,13 +37,14 @@ __all__ = [
     "fit_to_images",
     "freeze_all_but_head",
     "is_file_spec",
-    "load_into",
+    "is_own",
     "model_names",
+    "module_spec",
     "offers_weights",
     "open_classifier",
     "predict",
     "read_metadata",
-    "read_weights",
+    "same_network",
     "save_weights",
     "with_classes",
     "with_preprocessing",

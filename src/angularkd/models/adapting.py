@@ -7,18 +7,39 @@ from dataclasses import replace
 import torch
 
 from angularkd.errors import InputError
-from angularkd.features import Trace, embedding_of, trace
+from angularkd.features import Trace, embedding_of
 from angularkd.models.class_mapping import match_names, read_class_mapping
-from angularkd.models.classifier import Classifier, Preprocessing, Size
-from angularkd.models.libraries.file import is_file_spec
+from angularkd.models.classifier import Classifier
+from angularkd.models.counting import input_channels
+from angularkd.models.libraries.module import is_own
+from angularkd.models.preprocessing import SMALLEST_STD, Preprocessing, Size
+from angularkd.models.traces import Refusal, Traces
+from angularkd.models.usable import unsavable
 
 
 def check_student(
     student: Classifier, classes: int, remedy: str = "start without them, or train it on these classes first"
 ) -> None:
-    """Raise InputError when weights gave a student another number of classes than the data has; `remedy` is the advice."""
+    """Raise InputError when a student has another number of classes than the data, or keeps what no file of weights can hold.
+
+    Args:
+        student: as it was opened.
+        classes: of the data.
+        remedy: what errors advise where its weights gave it other classes.
+    """
+    others = unsavable(student.module)
+    if others:
+        raise InputError(
+            f"{student.spec} keeps more than plain tensors beside its weights, as quantised modules do ({', '.join(others[:3])}): "
+            "such a model can only be a teacher"
+        )
     if not student.has_head:
         raise InputError(f"{student.spec} has no classification layer: such a model can only be a teacher")
+    if student.num_classes != classes and not student.pretrained and is_own(student.spec):
+        raise InputError(
+            f"{student.spec} tells apart {student.num_classes} classes, the data has {classes}: give it a layer for as many, or let "
+            "it take `num_classes`"
+        )
     if student.num_classes != classes:
         raise InputError(
             f"the weights of {student.spec} tell apart {student.num_classes} classes, the data has {classes}: {remedy}"
@@ -32,14 +53,16 @@ def check_trained(classifier: Classifier, role: str = "teacher") -> None:
         classifier: the model.
         role: "teacher" or "model": what errors call it, and whose parameter they name.
     """
-    if not classifier.pretrained and not is_file_spec(classifier.spec):
+    if not classifier.pretrained and not is_own(classifier.spec):
         parameter = "weights" if role == "model" else "teacher_weights"
         raise InputError(
             f"the {role} {classifier.spec} has no trained weights: give a file as `{parameter}`, or a run's folder as the {role}"
         )
 
 
-def fit_to_images(classifier: Classifier, image_size: Size, input_size: Size | None, role: str) -> Classifier:
+def fit_to_images(
+    classifier: Classifier, image_size: Size, input_size: Size | None, role: str, traces: Traces | None = None
+) -> Classifier:
     """Return the classifier with images of the data's size resized for it where that is needed, and with its trace.
 
     Without an `input_size` images go in as they are, unless its weights were trained otherwise, or it takes no images of
@@ -50,6 +73,7 @@ def fit_to_images(classifier: Classifier, image_size: Size, input_size: Size | N
         image_size: of the data's images.
         input_size: to which to resize them for this model; None to leave that open.
         role: "teacher", "student" or "model": what errors call it, and whose parameter they name.
+        traces: of the networks that were run before; this one's is added. None to run it in any case.
 
     Raises:
         InputError: unless it gives logits [batch, classes].
@@ -57,49 +81,62 @@ def fit_to_images(classifier: Classifier, image_size: Size, input_size: Size | N
     assert classifier.preprocessing is not None
     requested, native = input_size or classifier.preprocessing.size, classifier.native_size
     height, width = requested or image_size
-    try:
-        fitted = _resized_to(classifier, image_size, requested)
-    except _Refusal as refusal:
-        try:
-            if requested is not None or native is None:
-                raise
-            fitted = _resized_to(classifier, image_size, native)
-        except _Refusal:
-            parameter = "input_size" if role == "model" else f"{role}_input_size"
-            raise InputError(
-                f"the {role} {classifier.spec} cannot take images of {height}x{width} ({refusal}): "
-                f"give another `image_size`, or `{parameter}`"
-            ) from None
-        note = f"the {role} takes no images of {height}x{width}: each is resized to {native[0]}x{native[1]} for it"
-        fitted = replace(fitted, notes=(*classifier.notes, note))
-    assert fitted.trace is not None
-    _check_outputs(fitted, fitted.trace, role)
-    return fitted
+    traces, reason = traces or Traces(), ""
+    of_fewer = input_channels(classifier.module) == 1 and classifier.preprocessing.channels is None
+    for grey in (False, True) if of_fewer else (False,):
+        given = _grey(classifier, role) if grey else classifier
+        for size in dict.fromkeys((requested, native if requested is None else requested)):
+            try:
+                fitted = _resized_to(given, image_size, size, traces)
+            except Refusal as refusal:
+                reason = reason or str(refusal)
+                continue
+            if size != requested and size is not None:
+                note = f"the {role} takes no images of {height}x{width}: each is resized to {size[0]}x{size[1]} for it"
+                fitted = replace(fitted, notes=(*fitted.notes, note))
+            assert fitted.trace is not None
+            _check_outputs(fitted, fitted.trace, role)
+            return fitted
+    raise InputError(_refused(classifier, (height, width), reason, role))
 
 
-class _Refusal(Exception):
-    """A model's forward raised: its reason, on one line."""
+def _grey(classifier: Classifier, role: str) -> Classifier:
+    """Return the classifier with the images' luma before it, for a module of one channel."""
+    assert classifier.preprocessing is not None
+    note = f"the {role} takes images of one channel: it gets their luma, 0.299 red + 0.587 green + 0.114 blue"
+    return replace(classifier, preprocessing=classifier.preprocessing.grey(), notes=(*classifier.notes, note))
 
 
-def _resized_to(classifier: Classifier, image_size: Size, size: Size | None) -> Classifier:
-    """Return the classifier with images resized to `size`, and with the trace of a forward; raise _Refusal where that fails."""
+def _refused(classifier: Classifier, size: Size, reason: str, role: str) -> str:
+    """Return in one line why a model takes no images, and what to do about it."""
+    assert classifier.preprocessing is not None
+    given = len(classifier.preprocessing.mean)
+    takes = input_channels(classifier.module)
+    what = f"the {role} {classifier.spec} cannot take images of {size[0]}x{size[1]} ({reason})"
+    if takes not in (1, given):
+        return f"{what}: its first convolution takes {takes} channels, and images have {given}: give a model of colour images"
+    parameter = "input_size" if role == "model" else f"{role}_input_size"
+    return f"{what}: give another `image_size`, or `{parameter}`"
+
+
+def _resized_to(classifier: Classifier, image_size: Size, size: Size | None, traces: Traces) -> Classifier:
+    """Return the classifier with images resized to `size`, and with the trace of a forward; raise Refusal where that fails."""
     assert classifier.preprocessing is not None
     preprocessing = replace(classifier.preprocessing, size=size)
-    images = preprocessing(torch.zeros(1, 3, *image_size))
-    try:
-        found = trace(classifier.module, images)
-    except Exception as error:  # the forward may be the user's own
-        reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise _Refusal(f"{type(error).__name__}: {reason}") from None
+    found = traces.of(classifier, preprocessing(torch.zeros(1, 3, *image_size)))
     if not classifier.has_head:
         found = replace(found, head=None)  # a last projection is part of the embedding
     return replace(classifier, preprocessing=preprocessing, trace=found)
 
 
 def _check_outputs(classifier: Classifier, trace: Trace, role: str) -> None:
-    """Raise InputError unless the module gives logits [batch, classes] or, without a classification layer, one vector an image."""
+    """Raise InputError unless the module gives logits [batch, classes] or, without a classification layer, one vector an image.
+
+    A teacher's output may also be feature maps: then its stages alone can teach.
+    """
     if not classifier.has_head:
-        embedding_of(trace, classifier.module)
+        if role != "teacher" or trace.output_shape is None or len(trace.output_shape) != 4:
+            embedding_of(trace, classifier.module)
         return
     if trace.output_shape != (2, classifier.num_classes):
         output = list(trace.output_shape) if trace.output_shape is not None else trace.output_kind
@@ -145,7 +182,7 @@ def with_preprocessing(classifier: Classifier, stats: tuple[tuple[float, ...], t
     if classifier.preprocessing is not None:
         return classifier
     mean, std = stats
-    safe = tuple(value or 1.0 for value in std)
+    safe = tuple(value if value >= SMALLEST_STD else 1.0 for value in std)
     return replace(classifier, preprocessing=Preprocessing(mean, safe, source="the training images' own"))
 
 

@@ -15,7 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from angularkd.errors import InputError, nearest
+from angularkd.models.imagenet import synset_of, synsets_of
 from angularkd.system.compiling import made_once
+from angularkd.system.plain_yaml import compose, read_text_file
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,21 @@ def _indices(groups: tuple[tuple[int, ...], ...], device: torch.device) -> Tenso
 
 
 def match_names(classes: Sequence[str], teacher_classes: Sequence[str] | None) -> ClassMapping | None:
-    """Return the mapping by equal names; None unless the teacher's names hold each of the data's exactly once."""
-    counts = Counter(teacher_classes or ())
-    if teacher_classes is None or any(counts[name] != 1 for name in classes):
+    """Return the mapping by equal names, or by names of the same class of ImageNet ('n01440764', 'n01440764 tench', 'tench').
+
+    It is None unless the teacher's names hold each of the data's exactly once.
+    """
+    if teacher_classes is None:
         return None
-    return ClassMapping(tuple((teacher_classes.index(name),) for name in classes))
+    equal = _by_names(classes, teacher_classes)
+    return equal if equal is not None else _by_names(synsets_of(classes), synsets_of(teacher_classes))
+
+
+def _by_names(names: Sequence[str | None], known: Sequence[str | None]) -> ClassMapping | None:
+    counts = Counter(known)
+    if any(name is None or counts[name] != 1 for name in names) or len(set(names)) < len(names):
+        return None
+    return ClassMapping(tuple((known.index(name),) for name in names))
 
 
 def read_class_mapping(
@@ -135,6 +147,8 @@ def _index_of(entry: Any, teacher_classes: Sequence[str] | None, count: int, whe
             f"{where}: the names of the teacher's classes are not known, got {entry!r}: give indices 0 to {count - 1}"
         )
     found = [index for index, name in enumerate(teacher_classes) if name == entry]
+    if not found and (synset := synset_of(entry)) is not None:
+        found = [index for index, name in enumerate(synsets_of(teacher_classes)) if name == synset]
     if not found:
         raise InputError(f"{where}: the teacher has no class '{entry}'.{nearest(entry, teacher_classes)}")
     if len(found) > 1:
@@ -145,12 +159,12 @@ def _index_of(entry: Any, teacher_classes: Sequence[str] | None, count: int, whe
 def _read_entries(path: Path) -> dict[str, list[Any]]:
     """Return the names of the data's classes, as they are written, with the teacher's classes of each."""
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text_file(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"there is no class mapping {path} to read ({error})") from None
     try:
         pairs = json.loads(text, object_pairs_hook=list) if path.suffix == ".json" else _yaml_pairs(text)
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
     if not isinstance(pairs, list) or not pairs or not all(isinstance(pair, tuple) for pair in pairs):
         raise InputError(
@@ -168,7 +182,7 @@ def _read_entries(path: Path) -> dict[str, list[Any]]:
 
 def _yaml_pairs(text: str) -> Any:
     """Return keys and words as they are written, so that a class may be called 007 or no; only plain whole numbers are numbers."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    node = compose(text)
     if not isinstance(node, yaml.MappingNode):
         return None
     if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):

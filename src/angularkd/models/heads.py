@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from angularkd.models.weights import load_into, mismatches, misshaped
 
 
-def load_body(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def load_body(module: nn.Module, state: Mapping[str, Any], source: str) -> None:
     """Load all but what has another shape: the classification layer, of another number of classes.
 
     Args:
@@ -25,7 +26,7 @@ def load_body(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     load_into(module, {name: own[name] if name in head else value for name, value in state.items()}, source)
 
 
-def classes_of_head(module: nn.Module, state: Mapping[str, Tensor], num_classes: int) -> int | None:
+def classes_of_head(module: nn.Module, state: Mapping[str, Any], num_classes: int) -> int | None:
     """Return how many classes the weights tell apart, when that is all that keeps them from fitting; else None.
 
     Args:
@@ -37,7 +38,8 @@ def classes_of_head(module: nn.Module, state: Mapping[str, Tensor], num_classes:
     head = misshaped(module, state)
     heads = {state[name].shape[0] for name in head if state[name].ndim}
     same_tails = all(
-        state[name].shape[1:] == own[name].shape[1:] and own[name].shape[0] == num_classes for name in head
+        own[name].ndim and state[name].shape[1:] == own[name].shape[1:] and own[name].shape[0] == num_classes
+        for name in head
     )
     fits = not mismatches(module, {name: own[name] if name in head else value for name, value in state.items()})
     return heads.pop() if len(heads) == 1 and same_tails and fits else None

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+
+from torch import nn
 
 from angularkd.errors import InputError, nearest
-from angularkd.models.classifier import Classifier, Preprocessing, Size, parse_normalization
-from angularkd.models.heads import classes_of_head, load_body
+from angularkd.models.classifier import Classifier
+from angularkd.models.heads import load_body
 from angularkd.models.libraries import LIBRARIES
-from angularkd.models.libraries.file import from_file, is_file_spec
+from angularkd.models.libraries.file import check_trusted, from_file, is_file_spec
+from angularkd.models.libraries.module import from_module, is_module_spec
 from angularkd.models.libraries.run import architecture_in, student_in
-from angularkd.models.weights import bare_names, load_into, read_metadata, read_weights
-from angularkd.runs import STUDENT_FILE
+from angularkd.models.preprocessing import Preprocessing, parse_normalization
+from angularkd.models.selecting import select_weights
+from angularkd.models.usable import made_usable
+from angularkd.models.weights import load_into, read_description
+from angularkd.runs import STUDENT_FILE, Description
 
 
 def open_classifier(
@@ -26,6 +31,8 @@ def open_classifier(
     normalization: str | None = None,
     pretrained: bool = False,
     new_head: bool = False,
+    trust: Collection[str] = (),
+    module: nn.Module | None = None,
 ) -> Classifier:
     """Build the classifier that a SPEC names, and load its weights.
 
@@ -38,24 +45,39 @@ def open_classifier(
         pretrained: whether to load the weights that the SPEC's library offers, where no file is given.
         new_head: whether to load weights, the library's too, without their head when their number of classes differs, and
             keep a new one.
+        trust: Python files whose code may run, should a run's folder name a model in one. What the SPEC itself names runs.
+        module: the network itself, where the SPEC stands for one (`module_spec`), or the run's folder is of one.
 
     Raises:
-        InputError: for an unknown SPEC, weights of another architecture, and files that cannot be read.
+        InputError: for an unknown SPEC, weights of another architecture, files that cannot be read, and code that is not trusted.
     """
     student = student_in(spec) if weights is None else None
     if student is not None:
         architecture = architecture_in(student)
-        classifier = _build(architecture, num_classes)
+        if is_file_spec(architecture):
+            check_trusted(architecture, student, trust)
+        classifier = _build(architecture, num_classes, module=module)
         classifier = _with_weights(classifier, str(student), num_classes, new_head)
         classifier = replace(classifier, spec=str(Path(spec)), architecture=architecture)
     else:
-        classifier = _build(spec, num_classes, pretrained and weights is None, new_head)
+        classifier = _build(spec, num_classes, pretrained and weights is None, new_head, module)
+        if new_head and classifier.pretrained and classifier.classes is None:
+            note = (
+                f"{spec} starts from its library's weights, with a new classification layer for {num_classes} classes"
+            )
+            classifier = replace(classifier, notes=(*classifier.notes, note))
     if weights is not None:
         classifier = _with_weights(classifier, weights, num_classes, new_head)
     if normalization is not None:
-        size = classifier.preprocessing.size if classifier.preprocessing else None
+        known = classifier.preprocessing
+        size, channels = (known.size, known.channels) if known is not None else (None, None)
         mean, std = parse_normalization(normalization)
-        classifier = replace(classifier, preprocessing=Preprocessing(mean, std, size, f"as given: {normalization}"))
+        given = Preprocessing(mean, std, None, f"as given: {normalization}")
+        if channels is not None and len(channels) == 1:
+            given = given.grey()
+        elif channels is not None:
+            given = replace(given, channels=channels)
+        classifier = replace(classifier, preprocessing=replace(given, size=size))
     return classifier
 
 
@@ -71,7 +93,16 @@ def model_names(pattern: str = "*") -> list[str]:
     return [name for name in known if fnmatch(name, pattern)]
 
 
-def _build(spec: str, num_classes: int, pretrained: bool = False, new_head: bool = False) -> Classifier:
+def _build(
+    spec: str, num_classes: int, pretrained: bool = False, new_head: bool = False, module: nn.Module | None = None
+) -> Classifier:
+    passed = is_module_spec(spec)
+    classifier = from_module(spec, module, num_classes) if passed else _built(spec, num_classes, pretrained, new_head)
+    usable, notes = made_usable(classifier.module, spec, converts=not passed)
+    return replace(classifier, module=usable, notes=(*classifier.notes, *notes))
+
+
+def _built(spec: str, num_classes: int, pretrained: bool, new_head: bool) -> Classifier:
     if is_file_spec(spec):
         return from_file(spec, num_classes)
     prefix, _, name = spec.partition("/")
@@ -87,40 +118,52 @@ def _build(spec: str, num_classes: int, pretrained: bool = False, new_head: bool
 
 def _with_weights(classifier: Classifier, file: str, num_classes: int, new_head: bool) -> Classifier:
     """Load weights from a file into a classifier built for `num_classes`; build it anew where their own head is kept."""
-    state = bare_names(read_weights(file), classifier.module)
-    theirs = classes_of_head(classifier.module, state, num_classes)
-    described = read_metadata(file)
+    spec = classifier.architecture or classifier.spec
+    library = LIBRARIES.get(spec.partition("/")[0])
+    selected = select_weights(classifier.module, file, num_classes, library.rename if library is not None else None)
+    described, theirs = read_description(file), selected.classes
+    keeps_head = theirs is not None and not new_head
     if theirs is None:
-        load_into(classifier.module, state, file)
+        load_into(classifier.module, selected.state, file)
     elif new_head:
-        load_body(classifier.module, state, file)
-        described = {key: value for key, value in described.items() if key != "classes"}
+        load_body(classifier.module, selected.state, file)
+        note = f"the weights in {file} tell apart {theirs} classes: the classification layer starts anew, for {num_classes}"
+        classifier = replace(classifier, notes=(*classifier.notes, note))
+    elif is_module_spec(spec):
+        raise InputError(
+            f"the weights in {file} tell apart {theirs} classes, and the module {num_classes}: give it a layer for as many, or others"
+        )
     else:
-        classifier = _build(classifier.architecture or classifier.spec, theirs)
-        load_into(classifier.module, state, file)
-    count = theirs if theirs is not None and not new_head else classifier.num_classes
-    classes = described.get("classes")
+        classifier = _build(spec, theirs)
+        load_into(classifier.module, selected.state, file)
+    count = theirs if theirs is not None and keeps_head else classifier.num_classes
+    classes, notes = described.classes if theirs is None or keeps_head else None, selected.notes
+    if classes is not None and len(classes) != count:
+        notes = (
+            *notes,
+            f"{file} names {len(classes)} classes and its weights tell apart {count}: its names are not used",
+        )
+        classes = None
     return replace(
         classifier,
         num_classes=count,
         pretrained=True,
-        preprocessing=_described_preprocessing(described) or classifier.preprocessing,
-        image_size=_described_size(described) or classifier.image_size,
-        classes=tuple(classes) if isinstance(classes, list) and len(classes) == count else classifier.classes,
+        preprocessing=_described_preprocessing(described, file) or classifier.preprocessing,
+        image_size=_pair(described.image_size) or classifier.image_size,
+        classes=classes if classes is not None else classifier.classes,
+        notes=(*classifier.notes, *notes),
     )
 
 
-def _described_preprocessing(described: Mapping[str, Any]) -> Preprocessing | None:
-    images = described.get("input", described)
-    if not isinstance(images, Mapping) or "mean" not in images or "std" not in images:
+def _described_preprocessing(described: Description, file: str) -> Preprocessing | None:
+    if described.mean is None or described.std is None:
         return None
-    size = described.get("input_size")
-    return Preprocessing(
-        tuple(images["mean"]), tuple(images["std"]), (size[0], size[1]) if size else None, "comes with the weights"
-    )
+    source = "comes with the weights"
+    try:
+        return Preprocessing(described.mean, described.std, _pair(described.resize), source, described.channels)
+    except InputError as error:
+        raise InputError(f"what describes {file} cannot be used: {error}") from None
 
 
-def _described_size(described: Mapping[str, Any]) -> Size | None:
-    images = described.get("input")
-    size = images.get("size") if isinstance(images, Mapping) else described.get("image_size")
-    return (int(size[-2]), int(size[-1])) if isinstance(size, list) and len(size) >= 2 else None
+def _pair(size: tuple[int, ...] | None) -> tuple[int, int] | None:
+    return (size[0], size[1]) if size is not None else None

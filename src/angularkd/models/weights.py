@@ -2,113 +2,69 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import pickle
-import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from angularkd.errors import InputError
+from angularkd.models.checkpoints import metadata_in, stored_in
+from angularkd.models.names import renamings
+from angularkd.runs import Description, parse_description
 from angularkd.system.files import write_atomically
-
-AVERAGED = ("state_dict_ema", "model_ema", "ema")
-"""Keys under which training scripts put the moving average of the weights, which is what they report the accuracy of."""
-WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
-"""Keys under which they put the state dict."""
-PREFIX = re.compile(r"^(module|model|_orig_mod)\.")
-"""What DataParallel, Lightning and torch.compile put before the names."""
-REMEDY = "Save the model's state_dict() with safetensors or torch.save"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file or a PyTorch checkpoint, by their names there.
-
-    Of a checkpoint that holds a moving average of the weights too, the average is taken. Checkpoints are read with
-    `weights_only=True`: a file that would run code is refused.
+    """Return the tensors of a file of weights, by their names there: of a checkpoint that holds several mappings, of the likeliest.
 
     Raises:
         InputError: for a file that does not exist or cannot be read.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no weights file {path}")
-    try:
-        return load_file(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path} cannot be read: it holds more than tensors, or no checkpoint at all. {REMEDY}"
-        ) from None
-    except (SafetensorError, EOFError, RuntimeError, KeyError, ValueError) as error:
-        reason = (str(error).splitlines() or ["it is damaged"])[0].rstrip(".")
-        raise InputError(f"{path} cannot be read: {reason}. {REMEDY}") from None
+    return {name: value for name, value in stored_in(path)[0].state.items() if isinstance(value, Tensor)}
 
 
-def bare_names(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Return the state under the bare module's names, without the prefixes of what was wrapped around it in training.
-
-    As many of 'module.', 'model.' and '_orig_mod.' are taken off as make most names those of the module: a module
-    whose own names begin so keeps them.
+def bare_names(state: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
+    """Return the state under the module's own names, without what was put before or into them in training.
 
     Args:
         state: tensors by name.
         module: the one that the state is for.
     """
-    own = module.state_dict().keys()
-    candidates = [dict(state)]
-    while any(PREFIX.match(name) for name in candidates[-1]):
-        candidates.append({PREFIX.sub("", name): value for name, value in candidates[-1].items()})
-    return max(candidates, key=lambda names: len(own & names.keys()))
+    return renamings(state, module.state_dict())[0].state
 
 
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    with torch.serialization.safe_globals([argparse.Namespace]):  # the options of the script, often beside the weights
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    unwrapping = True
-    while unwrapping and isinstance(state, Mapping):
-        inner = [state[key] for key in (*AVERAGED, *WRAPPERS) if isinstance(state.get(key), Mapping)]
-        unwrapping = bool(inner)
-        state = inner[0] if inner else state
-    if isinstance(state, Mapping):
-        state = {name: value for name, value in state.items() if name != "n_averaged"}  # counter of AveragedModel
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise ValueError("it holds something else than named tensors.")
-    return dict(state)
-
-
-def read_metadata(path: str | Path) -> dict[str, Any]:
+def read_description(path: str | Path) -> Description:
     """Return what describes a weights file: metadata inside of safetensors, else a JSON file of the same name beside it.
 
     Raises:
-        InputError: for a file that cannot be read.
+        InputError: for a file that cannot be read, and for what cannot be.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                text = (file.metadata() or {}).get("angularkd")
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} cannot be read: {str(error).rstrip('.')}. {REMEDY}") from None
-        if text:
-            return dict(json.loads(text))
+    text = metadata_in(path)
+    if text:
+        return parse_description(text, f"the metadata in {path}")
     beside = path.with_suffix(".json")
-    if not beside.is_file():
-        return {}
-    try:
-        described = json.loads(beside.read_text())
-    except ValueError as error:
-        raise InputError(f"{beside} is not JSON ({error}): mend or remove it") from None
-    return described if isinstance(described, dict) else {}
+    if not beside.is_file() or beside == path:
+        return Description()
+    return parse_description(_text_of(beside), str(beside))
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return the metadata inside of a safetensors file by name, as `save_weights` got it; empty where there is none.
+
+    Raises:
+        InputError: as `read_description` does.
+    """
+    text = metadata_in(Path(path))
+    read_description(path)
+    return dict(json.loads(text)) if text else {}
 
 
 def save_weights(path: Path, module: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -122,7 +78,7 @@ def save_weights(path: Path, module: nn.Module, metadata: Mapping[str, Any]) -> 
     write_atomically(path, lambda temporary: save_file(state, temporary, {"angularkd": json.dumps(metadata)}))
 
 
-def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def load_into(module: nn.Module, state: Mapping[str, Any], source: str) -> None:
     """Load strictly, prefixes of wrappers taken off (`bare_names`).
 
     Args:
@@ -131,7 +87,8 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         source: what errors call the state.
 
     Raises:
-        InputError: with every missing, unexpected and mis-shaped name; the module is then untouched.
+        InputError: with every missing, unexpected and mis-shaped name, and for values that cannot be weights; the module is then
+            untouched.
     """
     state = bare_names(state, module)
     problems = mismatches(module, state)
@@ -140,10 +97,14 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             f"{source} does not fit a {type(module).__name__}: {'; '.join(problems)}. "
             "Name the architecture that the weights were trained with"
         )
-    module.load_state_dict(state)
+    _check_values(module, state, source)
+    try:
+        module.load_state_dict(state)
+    except Exception as error:  # a module may have a way of its own to load what it keeps beside its weights
+        raise InputError(f"{source} does not fit a {type(module).__name__}: {_first_line(error)}") from None
 
 
-def mismatches(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+def mismatches(module: nn.Module, state: Mapping[str, Any]) -> list[str]:
     """Return what keeps `state` from loading into `module`, a phrase each for missing, unexpected and mis-shaped names.
 
     All of them are named; a part of the network all of whose names are concerned is named as a whole, 'layer1.*'.
@@ -153,10 +114,12 @@ def mismatches(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     missing = [name for name in own if name not in state and name not in optional]
     unexpected = [name for name in state if name not in own]
     shapes = [f"{n} ({list(state[n].shape)}, not {list(own[n].shape)})" for n in misshaped(module, state)]
+    kinds = [name for name in own if name in state and isinstance(own[name], Tensor) != isinstance(state[name], Tensor)]
     found = {
         "missing": (len(missing), _by_parts(missing, [name for name in own if name in state])),
         "unexpected": (len(unexpected), _by_parts(unexpected, [name for name in state if name in own])),
         "of another shape": (len(shapes), shapes),
+        "of another kind": (len(kinds), kinds),
     }
     return [f"{count} {what}: {', '.join(names)}" for what, (count, names) in found.items() if count]
 
@@ -173,16 +136,75 @@ def _by_parts(names: list[str], others: list[str]) -> list[str]:
     return list(dict.fromkeys(parts))
 
 
-def misshaped(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Return the names that both have, but with unequal shapes."""
-    own = module.state_dict()
-    return [name for name in own if name in state and state[name].shape != own[name].shape]
+def misshaped(module: nn.Module, state: Mapping[str, Any]) -> list[str]:
+    """Return the names of tensors that both have, but with unequal shapes; what has no shape yet takes any."""
+    return [
+        name
+        for name, value in module.state_dict().items()
+        if isinstance(value, Tensor)
+        and not is_lazy(value)
+        and isinstance(state.get(name), Tensor)
+        and state[name].shape != value.shape
+    ]
 
 
 def fingerprint(module: nn.Module) -> str:
     """Return SHA-256 over the names, types, shapes and bytes of every parameter and buffer, in hexadecimal."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)};".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        for part in _parts_of(value):
+            if isinstance(part, Tensor):
+                digest.update(f"{name} {part.dtype} {list(part.shape)};".encode())
+                digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            else:
+                digest.update(f"{name} {part};".encode())
     return digest.hexdigest()
+
+
+def _parts_of(value: Any) -> Iterable[Any]:
+    """Yield the tensors and texts that a value of a state dict consists of: quantised modules keep more than plain tensors."""
+    if isinstance(value, Tensor) and value.is_quantized:
+        yield from (str(value.qscheme()), value.int_repr(), value.dequantize())
+    elif isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from (str(key), *_parts_of(inner))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _parts_of(inner)
+    else:
+        yield repr(value)
+
+
+def _check_values(module: nn.Module, state: Mapping[str, Any], source: str) -> None:
+    """Raise InputError for values that a module would take without a word, and that are no weights of it."""
+    own = module.state_dict()
+    learned = {name for name, _ in module.named_parameters()}
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or is_lazy(own[name]) or own[name].is_quantized:
+            continue
+        reason = None
+        if value.is_quantized or value.layout != torch.strided or value.is_meta:
+            reason = "is quantised, sparse or without values"
+        elif own[name].is_floating_point() and not value.is_floating_point():
+            reason = f"holds {_plain(value.dtype)}, not floating point numbers"
+        elif (name in learned or name.endswith("running_var")) and not torch.isfinite(value.float()).all():
+            reason = "holds numbers that are not finite"
+        if reason is not None:
+            raise InputError(f"{source} cannot be the weights of a {type(module).__name__}: {name} {reason}")
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): mend or remove it") from None

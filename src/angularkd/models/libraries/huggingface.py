@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from angularkd.errors import InputError
-from angularkd.models.classifier import Classifier, Preprocessing, Size
+from angularkd.models.classifier import Classifier
 from angularkd.models.downloads import fetched
+from angularkd.models.libraries.processors import pair, preprocessing_of, size_of
 
 
 def from_huggingface(spec: str, name: str, num_classes: int, pretrained: bool, new_head: bool) -> Classifier:
@@ -40,10 +42,10 @@ def from_huggingface(spec: str, name: str, num_classes: int, pretrained: bool, n
 
     def load() -> tuple[Any, Any]:
         options: dict[str, Any] = {} if pretrained and not new_head else {"num_labels": num_classes}
-        config = transformers.AutoConfig.from_pretrained(place, **options)
+        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
         kind = transformers.AutoModelForImageClassification
         if not pretrained:
-            module = kind.from_config(config, dtype=torch.float32)
+            module = kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
         else:
             module, found = kind.from_pretrained(
                 place,
@@ -51,34 +53,87 @@ def from_huggingface(spec: str, name: str, num_classes: int, pretrained: bool, n
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=new_head,
+                trust_remote_code=False,
             )
             absent = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
             body = f"{module.base_model_prefix}."
             _check_complete(spec, sorted(key for key in absent if not new_head or key.startswith(body)))
+        return module, _processor(transformers, place, is_path)
+
+    def load_own_code_never() -> tuple[Any, Any]:
         try:
-            processor = transformers.AutoImageProcessor.from_pretrained(place)
-        except (OSError, ValueError):  # there is none: the training images' own statistics do
-            processor = None
-        return module, processor
+            return load()
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise InputError(
+                f"{spec} needs code that comes with its weights, which is never run: read it, and give its class as FILE.py:CALLABLE"
+            ) from None
 
     what = f"the {'model' if pretrained else 'configuration'} of {spec}"
     remedy = "fetch it where there is a network, save it with save_pretrained, and name the folder: hf/FOLDER"
-    module, processor = fetched(what, load, remedy)
+    module, processor = fetched(what, load_own_code_never, remedy)
     module.config.return_dict = True
     module.register_forward_hook(_logits_alone)
     count = module.config.num_labels
     names = tuple(module.config.id2label[index] for index in range(count))
-    size = _size_of(processor)
+    size = size_of(processor)
     return Classifier(
         spec,
         module,
         count,
-        _preprocessing_of(processor),
+        preprocessing_of(processor, spec) if processor is not None else None,
         names if not all(name == f"LABEL_{index}" for index, name in enumerate(names)) else None,
         pretrained=pretrained,
         image_size=size if pretrained else None,
-        native_size=_pair(getattr(module.config, "image_size", None)) or size,
+        native_size=pair(getattr(module.config, "image_size", None)) or size,
     )
+
+
+def renamed(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return weights under the names of a module of this library, which has changed its names and reads the former ones.
+
+    Args:
+        module: of transformers.
+        state: by name, as a file of save_pretrained holds it.
+
+    Returns:
+        The state; of what has another shape, the file's own values. None where the library does not know all of its names either.
+    """
+    load: Any = type(module).from_pretrained  # type: ignore[attr-defined]
+    try:
+        loaded, found = fetched(
+            "the weights",
+            lambda: load(
+                None,
+                config=module.config,
+                state_dict=dict(state),
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            ),
+            "",
+        )
+    except InputError:
+        return None
+    misfits = {key for key, *_ in found["mismatched_keys"]}
+    if found["missing_keys"] - misfits or found["unexpected_keys"] or not misfits <= state.keys():
+        return None
+    return {**loaded.state_dict(), **{key: state[key] for key in misfits}}
+
+
+def _processor(transformers: Any, place: str, is_path: bool) -> Any:
+    """Return the image processor; None where there is none: the training images' own statistics do."""
+    try:
+        return transformers.AutoImageProcessor.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        described = Path(place) / "preprocessor_config.json"
+        if "trust_remote_code" in str(error):
+            raise
+        if is_path and described.is_file():
+            reason = (str(error).splitlines() or ["it is damaged"])[0].rstrip(".")
+            raise InputError(f"{described} cannot be used ({reason}): mend or remove it") from None
+        return None
 
 
 def _logits_alone(_module: nn.Module, _images: Any, output: Any) -> Tensor:
@@ -101,32 +156,3 @@ def _check_complete(spec: str, missing: list[str]) -> None:
             f"the weights of {spec} hold no values for {', '.join(missing)}: "
             "name a model that was trained as an image classifier, or train it with a new head first"
         )
-
-
-def _preprocessing_of(processor: Any) -> Preprocessing | None:
-    described = getattr(processor, "data_config", None) or {}  # of timm's models on the hub
-    mean = described.get("mean") or getattr(processor, "image_mean", None)
-    std = described.get("std") or getattr(processor, "image_std", None)
-    if processor is not None and getattr(processor, "do_normalize", True) is False:
-        mean, std = (0.0,) * 3, (1.0,) * 3
-    return Preprocessing(tuple(mean), tuple(std), source="its image processor's") if mean and std else None
-
-
-def _size_of(processor: Any) -> Size | None:
-    """Return the size to which the processor brings images in the end: its crop, else its size."""
-    described = getattr(processor, "data_config", None) or {}
-    if "input_size" in described:
-        return _pair(described["input_size"][-2:])
-    crops = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
-    size = crops or getattr(processor, "size", None)
-    if size is None:
-        return None
-    given = dict(size) if not hasattr(size, "height") else {**vars(size)}
-    height, width = given.get("height"), given.get("width")
-    return (height, width) if height and width else _pair(given.get("shortest_edge"))
-
-
-def _pair(size: Any) -> Size | None:
-    if isinstance(size, int):
-        return size, size
-    return (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None

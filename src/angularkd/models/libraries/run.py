@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from angularkd.errors import InputError
-from angularkd.models.weights import read_metadata
+from angularkd.models.weights import read_description
 from angularkd.runs import STUDENT_FILE
 
 
@@ -21,7 +21,7 @@ def architecture_in(file: Path) -> str:
     Raises:
         InputError: where the file does not say it.
     """
-    described = read_metadata(file)
-    if "model" not in described:
+    model = read_description(file).model
+    if model is None:
         raise InputError(f"{file} does not say which model it holds: name the model, and the file as its weights")
-    return str(described["model"])
+    return model

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from angularkd.errors import InputError, nearest
-from angularkd.models.classifier import Classifier, Preprocessing
+from angularkd.models.classifier import Classifier
 from angularkd.models.downloads import fetch_weights
+from angularkd.models.preprocessing import Preprocessing
 
 
 def from_timm(spec: str, name: str, num_classes: int, pretrained: bool, new_head: bool) -> Classifier:

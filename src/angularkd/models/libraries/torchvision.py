@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from angularkd.errors import InputError, nearest
-from angularkd.models.classifier import Classifier, Preprocessing
+from angularkd.models.classifier import Classifier
 from angularkd.models.downloads import fetch_weights
 from angularkd.models.heads import load_body
+from angularkd.models.preprocessing import Preprocessing
 
 
 def from_torchvision(spec: str, name: str, num_classes: int, pretrained: bool, new_head: bool) -> Classifier:
