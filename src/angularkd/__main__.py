@@ -1,5 +1,22 @@
-"""`python -m angularkd` is the command line."""
+"""The command line as a process: `angularkd`, and `python -m angularkd`."""
 
-from angularkd.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Run the command line of this process; Ctrl-C ends it in one line from the first import on."""
+    try:
+        from angularkd.cli import main as run
+
+        if sys.stdout is not None:
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        run()
+    except KeyboardInterrupt:
+        print("angularkd: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

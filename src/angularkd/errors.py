@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+LONGEST_SHOWN = 80
+"""Characters of a value in a message."""
 
 
 class InputError(ValueError):
@@ -28,3 +32,12 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return a phrase to end an error with: the names in `known` most like `name`; empty when nothing is alike."""
     matches = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: as Python writes it, without its middle where that is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        text = f"a number of {type(value).__name__} with thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]}...{text[-LONGEST_SHOWN // 4 :]}"

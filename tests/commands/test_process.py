@@ -18,6 +18,7 @@ from PIL import Image
 
 import angularkd
 from angularkd import cli
+from angularkd.cli import running
 from angularkd.system import memory
 from helpers import DIGITS
 
@@ -141,7 +142,7 @@ def test_the_caller_s_random_state_decides_nothing(digits_teacher) -> None:
     assert shares[0] == shares[1]
 
 
-class _Asked(Exception):
+class _Asked(BaseException):
     """Raised where the command line asks to keep freed memory, so that nothing else is done."""
 
 
@@ -172,7 +173,7 @@ def test_the_command_line_keeps_freed_memory_on_the_cpu(arguments, tmp_path, mon
 
 
 def test_on_a_gpu_the_command_line_leaves_the_allocator_alone(allocator_calls) -> None:
-    cli._own_process("cuda")
+    running._own_process("cuda")
     assert allocator_calls == []
-    cli._own_process("cpu")
+    running._own_process("cpu")
     assert allocator_calls == ["mallopt", "mallopt"]

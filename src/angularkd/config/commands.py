@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from tyro.conf import Positional, UseAppendAction, arg
 
-from angularkd.config.base import Config
-from angularkd.config.objective import DEFAULT_LOSSES, format_losses, parse_losses
+from angularkd.config.base import LARGEST, MOST_EPOCHS, MOST_IMAGES, Config, FileName
+from angularkd.config.objective import format_losses, parse_losses
 from angularkd.config.options import (
     CacheOptions,
     DataOptions,
@@ -20,8 +21,13 @@ from angularkd.config.options import (
     StudentOptions,
     TeacherOptions,
     TeacherWeights,
-    at_least_a_pixel,
+    TrustOptions,
+    pixels,
 )
+from angularkd.defaults import DEFAULT_LOSSES
+
+LARGEST_MARGIN = 100
+MOST_SEEDS = 1_000
 
 
 class TrainConfig(ModelOptions, Recipe):
@@ -42,17 +48,26 @@ class DistillConfig(CacheOptions, PairOptions, TeacherOptions, StudentOptions, R
 
     teacher: Spec
     """The frozen teacher: cifar/NAME, timm/NAME, torchvision/NAME, hf/NAME, a run's folder or FILE.py:CALLABLE."""
-    teacher_train: Annotated[int | None, arg(metavar="EPOCHS")] = Field(None, gt=0)
+    teacher_train: Annotated[int | None, arg(metavar="EPOCHS")] = Field(None, gt=0, le=MOST_EPOCHS)
     """Fit the teacher to the training images first for that many epochs, with a new classification layer if its classes
     are other; the run's folder then holds it as teacher/."""
     teacher_train_what: Literal["head", "all"] = "head"
     """What of the teacher is fitted then: its classification layer alone, or all of it."""
+    teacher_train_optimizer: Literal["sgd", "adamw"] | None = None
+    """Optimiser of that fit. Default: adamw."""
+    teacher_train_lr: float | None = Field(None, gt=0, le=LARGEST)
+    """Its peak learning rate. Default: what suits what is fitted, as `lr` says."""
+    teacher_train_weight_decay: float | None = Field(None, ge=0, le=LARGEST)
+    """Its weight decay. Default: 0.05 for adamw, 0.0005 for sgd."""
+    student_pretrained: bool = False
+    """Start the student from the weights that its library offers (timm/, torchvision/, hf/), with a new classification layer where its
+    classes are other."""
     student_input_size: int | tuple[int, int] | None = None
     """Height and width that images are resized to for the student, after the augmentation. Default: not at all, unless it
     takes images of one size alone."""
     loss: UseAppendAction[tuple[str, ...]] = ()
     """A loss as NAME=WEIGHT,OPTION=VALUE,...; repeat it for several. Default: ce=0.1
-    kd=0.9,temperature=4 amd=auto,share=0.5,centered=true,stage_weights=balanced. A weight of auto is found before the first
+    kd=0.9,temperature=4 amd=auto,centered=true,stage_weights=balanced. A weight of auto is found before the first
     step, so that the loss gets its share of the gradient."""
 
     insist: bool = False
@@ -72,6 +87,10 @@ class DistillConfig(CacheOptions, PairOptions, TeacherOptions, StudentOptions, R
             value = (value,)
         if not isinstance(value, Mapping | list | tuple):
             raise ValueError("losses are a mapping from names to weights, or texts NAME=WEIGHT")
+        if isinstance(value, Mapping) and not value:
+            raise ValueError(
+                "the objective is empty: give at least one loss a weight, for example ce=1, or leave `loss` out"
+            )
         texts = format_losses(value) if isinstance(value, Mapping) else tuple(map(str, value))
         parse_losses(texts)
         return texts
@@ -85,23 +104,23 @@ class DistillConfig(CacheOptions, PairOptions, TeacherOptions, StudentOptions, R
 class EvaluateConfig(TeacherOptions, ModelOptions, DataOptions):
     """Measure a model, or a student beside its teacher."""
 
-    classes: str | None = None
+    classes: FileName | None = None
     """File (YAML or JSON) of lines NAME: CLASS for a model of other classes: from each of the data's classes to one of the
     model's, by name or index, or a list of several."""
-    teacher: str | None = None
+    teacher: FileName | None = None
     """A teacher to compare with."""
     split: Literal["train", "val", "test"] = "test"
     """Which images."""
     metrics: tuple[str, ...] = ()
     """Metrics to compute; angularkd list metrics shows all. Default: the usual ones."""
-    json_file: str | None = None
+    json_file: FileName | None = None
     """Also write the figures to this file."""
 
 
 class ExplainConfig(PairOptions, TeacherWeights, StudentOptions):
     """Show what AMD compares in one image: attention, positive, negative and angular maps of teacher and student."""
 
-    image: Annotated[Positional[str], arg(metavar="IMAGE")]
+    image: Annotated[Positional[FileName], arg(metavar="IMAGE")]
     """The image: a file."""
     teacher: Spec
     """The teacher: cifar/NAME, timm/NAME, torchvision/NAME, hf/NAME, a run's folder or FILE.py:CALLABLE."""
@@ -112,28 +131,93 @@ class ExplainConfig(PairOptions, TeacherWeights, StudentOptions):
     """Angular margins to compare; 1 is none, 1.35 AMD's own."""
     attention: str = "power"
     """Attention mechanism; angularkd list losses shows all."""
-    out: str = "explanation.png"
+    out: FileName = "explanation.png"
     """File of the figure: .png, .svg or .pdf."""
-    json_file: str | None = None
+    json_file: FileName | None = None
     """Also write the figures' numbers, distances and cosines, to this file."""
 
     @field_validator("margins")
     @classmethod
     def _some_margins(cls, margins: tuple[float, ...]) -> tuple[float, ...]:
-        if not margins or min(margins) <= 0 or len(set(margins)) < len(margins):
-            raise ValueError("must be one or more different numbers above 0, such as 1 1.35")
+        if (
+            not margins
+            or not all(0 < margin <= LARGEST_MARGIN for margin in margins)
+            or len(set(margins)) < len(margins)
+        ):
+            raise ValueError(f"must be one or more different numbers above 0, at most {LARGEST_MARGIN}, such as 1 1.35")
         return margins
 
     @field_validator("image_size")
     @classmethod
     def _positive_size(cls, size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
-        return at_least_a_pixel(size)
+        return pixels(size)
+
+
+class PredictConfig(TrustOptions):
+    """Classify images with a student, or with a file that was exported of it."""
+
+    run: Annotated[Positional[FileName], arg(metavar="RUN")]
+    """The student: a run's folder, or a file or folder that angularkd export has made."""
+    images: Annotated[Positional[tuple[FileName, ...]], arg(metavar="IMAGES")] = Field(min_length=1)
+    """Images: files, and folders of them."""
+    top: int = Field(5, gt=0, le=MOST_IMAGES)
+    """How many classes are shown of each image, the most probable first."""
+    json_file: FileName | None = None
+    """Also write these classes, with their probabilities, to this file."""
+    batch_size: int = Field(32, gt=0, le=MOST_IMAGES)
+    """Images at once."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; exported files run on the CPU."""
+
+
+class ExportConfig(TrustOptions):
+    """Write a run's student as a file that other programs run, checked against the original before it is put in place."""
+
+    run: Annotated[Positional[FileName], arg(metavar="RUN")]
+    """The run's folder."""
+    format: Literal["onnx", "torch-export", "safetensors", "timm", "openvino"] = "onnx"
+    """What to write: a program with its preprocessing inside (onnx, torch-export, openvino), or weights (safetensors, timm)."""
+    int8: bool = False
+    """Also write an 8-bit form of the ONNX file, calibrated on training images."""
+    include_preprocessing: bool = False
+    """Take 8-bit images and give probabilities. Otherwise the file takes numbers in 0..1 and gives logits; normalisation is
+    inside in any case."""
+    layout: Literal["nhwc", "nchw"] | None = None
+    """Axes of the images: [batch, height, width, 3] or [batch, 3, height, width]. Default: nhwc with include_preprocessing, else
+    nchw."""
+    out: FileName | None = None
+    """Folder of the export. Default: exports/FORMAT in the folder of the run."""
+    check_data: str | None = None
+    """DATA to check the file and to calibrate with. Default: that of the run."""
+    check_images: tuple[FileName, ...] = ()
+    """Images (files, and folders of them) to compare the file with the student on, in place of the data's test images."""
+    check_most: int | None = Field(None, gt=0)
+    """At most so many test images, evenly spread. Default: all of them."""
+
+    @field_validator("check_images", mode="before")
+    @classmethod
+    def _some_images(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return (value,) if isinstance(value, str) else value
+        return [str(one) if isinstance(one, PathLike) else one for one in value]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.int8 and self.format != "onnx":
+            raise ValueError("`int8` is a form of ONNX: leave `format` at onnx, or leave out `int8`")
+        if self.format in ("safetensors", "timm") and (self.include_preprocessing or self.layout is not None):
+            raise ValueError(
+                f"`format={self.format}` holds weights alone: leave out `include_preprocessing` and `layout`, or take `format=onnx`"
+            )
+        return self
 
 
 class DemoConfig(Config):
     """Train a teacher, and the student from scratch, with KD and with AMD, on the digits inside scikit-learn."""
 
-    out: str | None = None
+    out: FileName | None = None
     """Folder of the runs. Default: the first free one of runs/demo, runs/demo-2, ..."""
-    seeds: int = Field(4, gt=1)
+    seeds: int = Field(4, gt=1, le=MOST_SEEDS)
     """How many seeds of each student; the table gives their mean and standard deviation."""
+    student: Spec = "cifar/resnet8"
+    """The student, a SPEC: one of your own, FILE.py:CALLABLE, takes images of 8x8."""

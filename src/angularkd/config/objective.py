@@ -9,19 +9,11 @@ from typing import Any
 
 import yaml
 
-from angularkd.errors import InputError
+from angularkd.errors import InputError, shown
+from angularkd.system.plain_yaml import read_yaml
 
 AUTO = "auto"
 """What stands for a weight that is found before the first step."""
-
-DEFAULT_LOSSES: dict[str, Any] = {
-    "ce": 0.1,
-    "kd": {"weight": 0.9, "temperature": 4.0},
-    "amd": {"weight": AUTO, "share": 0.5, "centered": True, "stage_weights": "balanced"},
-}
-"""The objective of `distill` when none is given. The weights of ce and kd and the temperature are the field's usual ones. AMD is in
-the centred form, its stages balanced, with half of the first gradient: ours, for the paper's form at a fixed weight ruins students
-whose maps are small (docs/results.md)."""
 
 
 def parse_losses(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
@@ -35,13 +27,17 @@ def parse_losses(texts: tuple[str, ...] | list[str]) -> dict[str, Any]:
         name, _, weight = head.partition("=")
         if not weight and re.fullmatch(r"\w+", name):
             raise InputError(f"'{name}' has no weight: write {name}=auto, or a number, as in {name}=1")
-        if not name or not weight or re.search(r",(?![^\[]*\])", weight):
+        if not name or not weight or "=" in weight or re.search(r",(?![^\[]*\])", weight):
             raise InputError(
                 f"must be NAME=WEIGHT or NAME=WEIGHT,OPTION=VALUE, for example kd=0.9,temperature=4 or amd=auto, not '{text}'"
             )
         if name in losses:
             raise InputError(f"the loss '{name}' is given twice: give it one weight")
-        options = {key: _read_value(value) for key, _, value in (option.partition("=") for option in rest)}
+        options: dict[str, Any] = {}
+        for key, _, value in (option.partition("=") for option in rest):
+            if key in options or key == "weight":
+                raise InputError(f"the loss '{name}' is given its {key} twice: give it one")
+            options[key] = _read_value(value)
         losses[name] = {"weight": _read_value(weight), **options} if options else _read_value(weight)
     return losses
 
@@ -54,8 +50,10 @@ def format_losses(losses: Mapping[str, Any]) -> tuple[str, ...]:
         weight = options.pop("weight", None)
         if weight is None:
             raise InputError(f"loss '{name}' has no weight: write {name}: {{weight: 1, ...}}")
-        values = {name: weight, **options}
-        texts.append(",".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()))
+        written = {
+            key: _write_value(f"{key} of loss '{name}'", value) for key, value in {"weight": weight, **options}.items()
+        }
+        texts.append(",".join(f"{name if key == 'weight' else key}={text}" for key, text in written.items()))
     return tuple(texts)
 
 
@@ -84,6 +82,15 @@ def stored_weights(losses: Mapping[str, Any], stored: Mapping[str, Any]) -> dict
     return found
 
 
+def _write_value(what: str, value: Any) -> str:
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        raise InputError(
+            f"{what} must be a number, a word, true, false, null or a list of these, got {shown(value)}"
+        ) from None
+
+
 def _read_value(text: str) -> Any:
     """Return a number as Python reads it (1e4 too, which YAML takes for a word), else what YAML reads."""
     for kind in (int, float):
@@ -92,6 +99,6 @@ def _read_value(text: str) -> Any:
         except ValueError:
             continue
     try:
-        return yaml.safe_load(text)
+        return read_yaml(text)
     except yaml.YAMLError:
         return text

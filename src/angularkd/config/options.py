@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from tyro.conf import Positional, arg
 
-from angularkd.config.base import Config
+from angularkd.config.base import (
+    LARGEST,
+    MOST_EPOCHS,
+    MOST_IMAGES,
+    MOST_PIXELS,
+    MOST_WORKERS,
+    Config,
+    FileName,
+    check_file_name,
+)
 
-Spec = Annotated[str, arg(metavar="SPEC")]
+Spec = Annotated[FileName, arg(metavar="SPEC")]
+
+LEAST_ALPHA, LARGEST_ALPHA = 1e-3, 1e3
+"""Of mixing: below and above, all shares that are drawn are the same to six digits."""
 
 
 class DataOptions(Config):
@@ -28,12 +40,12 @@ class DataOptions(Config):
     on_bad_image: Literal["stop", "skip"] = "stop"
     """An image that cannot be decoded: stop, naming it, before anything is trained, or skip it, with a note. To skip, every
     image is decoded once at the start."""
-    batch_size: int = Field(128, gt=0)
+    batch_size: int = Field(128, gt=0, le=MOST_IMAGES)
     """Images a step. Where a GPU has room, more are evaluated at once."""
     loader: Literal["auto", "resident", "workers"] = "auto"
     """Where batches come from: resident, all images decoded into memory once; or workers, processes that decode them as
     they are needed. auto: resident where the images take at most 60 % of the free memory."""
-    workers: int | None = Field(None, ge=0)
+    workers: int | None = Field(None, ge=0, le=MOST_WORKERS)
     """Processes that decode images, where workers do; 0: the run's own process. Default: one a core."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
@@ -44,15 +56,41 @@ class DataOptions(Config):
     @field_validator("image_size", "input_size", "teacher_input_size", "student_input_size", check_fields=False)
     @classmethod
     def _positive_size(cls, size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
-        return at_least_a_pixel(size)
+        return pixels(size)
+
+    @field_validator("data")
+    @classmethod
+    def _names(cls, data: str) -> str:
+        return (
+            data if data.startswith("shards:") else check_file_name(data)
+        )  # a pattern is longer than the names it is for
 
 
-class ModelOptions(Config):
+class TrustOptions(Config):
+    """Whose code may run."""
+
+    trust: tuple[FileName, ...] = ()
+    """Python files whose code may run although no SPEC of this command names them, but a file does: the folder of a run, or the one that
+    --config reads, can hold a model that is FILE.py:CALLABLE. Read them first."""
+
+    @field_validator("trust", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """Return the files whose code may run: those that are trusted, and those of the models that this command names itself."""
+        specs = [getattr(self, name, None) for name in ("model", "teacher", "student")]
+        return (*self.trust, *(spec.rpartition(":")[0] for spec in specs if spec is not None and ".py:" in spec))
+
+
+class ModelOptions(TrustOptions):
     """A model, its weights, and what it does to images first."""
 
     model: Spec
     """The model: cifar/NAME, timm/NAME, torchvision/NAME, hf/NAME, a run's folder or FILE.py:CALLABLE."""
-    weights: str | None = None
+    weights: FileName | None = None
     """File of its weights (safetensors, or a PyTorch checkpoint)."""
     normalization: str | None = None
     """Mean and standard deviation that the model needs: imagenet, cifar10, cifar100, half, none, or six numbers
@@ -62,10 +100,10 @@ class ModelOptions(Config):
     takes images of one size alone."""
 
 
-class TeacherWeights(Config):
+class TeacherWeights(TrustOptions):
     """Where a teacher's weights come from, and the normalization that they need."""
 
-    teacher_weights: str | None = None
+    teacher_weights: FileName | None = None
     """File of the teacher's weights (safetensors, or a PyTorch checkpoint)."""
     teacher_normalization: str | None = None
     """Mean and standard deviation that the teacher needs: imagenet, cifar10, cifar100, half, none, or six numbers
@@ -75,7 +113,7 @@ class TeacherWeights(Config):
 class TeacherOptions(TeacherWeights):
     """A teacher for a data set: its classes and its images, too."""
 
-    teacher_classes: str | None = None
+    teacher_classes: FileName | None = None
     """File (YAML or JSON) of lines NAME: CLASS for a teacher of other classes: from each of the data's classes to one of the
     teacher's, by name or index, or a list of several. Default: by equal names, where the teacher's are known and hold all."""
     teacher_input_size: int | tuple[int, int] | None = None
@@ -88,8 +126,9 @@ class StudentOptions(Config):
 
     student: Spec
     """The student, a SPEC as the teacher is."""
-    student_weights: str | None = None
-    """File of weights that the student starts from; explain shows a student without weights untrained."""
+    student_weights: FileName | None = None
+    """File of weights that the student starts from, with a new classification layer where its classes are other; explain shows a
+    student without weights untrained."""
     student_normalization: str | None = None
     """Mean and standard deviation that the student needs, in the words of teacher_normalization."""
 
@@ -104,12 +143,12 @@ class PairOptions(Config):
 class CacheOptions(Config):
     """Where the teacher's answers are stored."""
 
-    cache: str | None = None
+    cache: FileName | None = None
     """Folder of teacher caches: the teacher's answers are stored there, and it runs only for images that it has not answered
     in that view. Default: it runs in every step."""
-    cache_views: int | None = Field(None, gt=0)
+    cache_views: int | None = Field(None, gt=0, le=MOST_IMAGES)
     """How many views are drawn of endless augmentation, such as resized_crop, before they come round again."""
-    cache_logits: int | None = Field(None, gt=0)
+    cache_logits: int | None = Field(None, gt=0, le=MOST_IMAGES)
     """Store only that many of the teacher's largest logits, and the sum of the others' probabilities: for many
     classes. Temperatures above 1 then make too much of the others, being alike. Default: all of them."""
 
@@ -123,29 +162,30 @@ class CacheOptions(Config):
 class Recipe(DataOptions):
     """How a network is trained."""
 
-    out: str | None = None
+    out: FileName | None = None
     """Folder of the run. Default: runs/ and a name made of the models and the seed."""
     resume: bool = False
     """Go on from the last checkpoint in the folder of the run."""
-    epochs: int = Field(100, gt=0)
+    epochs: int = Field(100, gt=0, le=MOST_EPOCHS)
     """Passes over the training images."""
     augment: tuple[Literal["flip", "crop", "resized_crop", "trivial_augment", "rand_augment", "erase"], ...] | None = (
         None
     )
     """Augmentations. Default: what suits the data set (crop and flip for small photographs)."""
-    mixup: float = Field(0.0, ge=0)
+    mixup: float = Field(0.0, ge=0, le=LARGEST_ALPHA)
     """Alpha of mixup, for example 0.2: every batch is mixed with itself, and its labels too; 0 for none."""
-    cutmix: float = Field(0.0, ge=0)
+    cutmix: float = Field(0.0, ge=0, le=LARGEST_ALPHA)
     """Alpha of CutMix, for example 1. With both, each batch is mixed by one of them."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Optimiser of the student."""
-    lr: float | None = Field(None, gt=0)
-    """Peak learning rate. Default: 0.1 for sgd, 0.001 for adamw."""
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """Optimiser. Default: adamw for trained weights and for classification layers alone; sgd from scratch, and with an lr of one's own."""
+    lr: float | None = Field(None, gt=0, le=LARGEST)
+    """Peak learning rate. Default: from scratch 0.1 for sgd, 0.001 for adamw; for trained weights 0.003 and 0.001; for the
+    classification layer alone 0.01 and 0.003."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of sgd."""
     nesterov: bool = True
     """Nesterov's form of the momentum of sgd."""
-    weight_decay: float | None = Field(None, ge=0)
+    weight_decay: float | None = Field(None, ge=0, le=LARGEST)
     """Weight decay. Default: 0.0005 for sgd, 0.05 for adamw."""
     schedule: Literal["cosine", "onecycle", "step", "constant"] = "cosine"
     """Course of the learning rate after the warm-up, step by step."""
@@ -155,7 +195,7 @@ class Recipe(DataOptions):
     """Where the step schedule drops, as fractions of the run."""
     gamma: float = Field(0.1, gt=0, le=1)
     """Factor of each drop of the step schedule."""
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(None, gt=0, le=LARGEST)
     """Largest norm of the gradient; larger ones are scaled down to it."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of the exponential moving average of the student's weights, for example 0.999; the averaged student is what
@@ -165,6 +205,13 @@ class Recipe(DataOptions):
     minutes or more."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of initialisation, order and augmentation."""
+
+    @field_validator("mixup", "cutmix")
+    @classmethod
+    def _alpha(cls, alpha: float) -> float:
+        if 0 < alpha < LEAST_ALPHA:
+            raise ValueError(f"must be 0 for none, or {LEAST_ALPHA:g} or more")
+        return alpha
 
     @field_validator("milestones")
     @classmethod
@@ -186,8 +233,10 @@ class Recipe(DataOptions):
         return self
 
 
-def at_least_a_pixel(size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
-    """Return the size. Raise ValueError, which pydantic turns into a message, unless it is a pixel or more."""
-    if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
-        raise ValueError("must be at least 1 pixel")
+def pixels(size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+    """Return the size. Raise ValueError, which pydantic turns into a message, unless it is a pixel or more, and no more than can be."""
+    if size is not None and not all(
+        1 <= side <= MOST_PIXELS for side in (size if isinstance(size, tuple) else (size,))
+    ):
+        raise ValueError(f"must be at least 1 pixel, and at most {MOST_PIXELS:,}")
     return size

@@ -1,0 +1,89 @@
+"""How a command ends: in one line and with a code that says why, whatever happens in it."""
+
+from __future__ import annotations
+
+import errno
+import platform
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import angularkd
+from angularkd.cli.printing import OutputError, guarded_output, one_line, stop
+from angularkd.config import with_flags
+from angularkd.errors import InputError
+
+USAGE_ERROR, UNFORESEEN, MACHINE, INTERRUPTED, CLOSED_PIPE = 2, 70, 74, 130, 141
+"""Exit codes: those of sysexits.h, and of a shell for what a signal ends."""
+MACHINE_ERRORS = {
+    errno.EPIPE,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ESTALE,
+    errno.ENXIO,
+}
+"""What a file system refuses, and no command can foresee or mend."""
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "unable to allocate")
+"""What torch and NumPy say then, in errors of several kinds."""
+GOES_ON = (("train",), ("distill",))
+
+
+@contextmanager
+def ending(arguments: Sequence[str]) -> Iterator[None]:
+    """Turn the exception that ends the command inside into one line and an exit code.
+
+    Args:
+        arguments: of the command line.
+
+    Raises:
+        SystemExit: with the codes above.
+    """
+    try:
+        with guarded_output():
+            yield
+    except InputError as error:
+        stop(with_flags(str(error)), USAGE_ERROR)
+    except KeyboardInterrupt:
+        goes_on = "; if an epoch was done, it goes on with --resume" if tuple(arguments[:1]) in GOES_ON else ""
+        stop(f"interrupted{goes_on}", INTERRUPTED)
+    except OutputError as error:
+        if error.errno == errno.EPIPE:
+            raise SystemExit(CLOSED_PIPE) from None
+        stop(f"what is printed cannot be written: {error.strerror}", MACHINE)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+            stop(f"{error.strerror}{f': {error.filename}' if error.filename else ''}", MACHINE)
+        if isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY):
+            what = str(error)[:200] or "MemoryError"
+            stop(f"there is not enough memory ({what}): use smaller images, batches or options of losses", MACHINE)
+        _report(error, arguments)
+
+
+def _report(error: Exception, arguments: Sequence[str]) -> None:
+    """Write the traceback of an error that nobody foresaw to a file, and stop with one line that names both."""
+    report = "".join(traceback.format_exception(error))
+    about = f"angularkd {angularkd.__version__}, Python {platform.python_version()}, {platform.platform()}\n"
+    command = f"angularkd {shlex.join(arguments)}\n"
+    what = one_line(f"{type(error).__name__}: {error}")
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="angularkd-error-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(about + command + "\n" + report)
+    except OSError:
+        print(report, file=sys.stderr)  # there is no other place for it
+        stop(f"this was not foreseen ({what}): please report it with the lines above", UNFORESEEN)
+    stop(f"this was not foreseen ({what[:300]}): please report it with the file {file.name}", UNFORESEEN)
