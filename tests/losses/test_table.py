@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from angularkd import Distiller, InputError
+from angularkd.defaults import DEFAULT_LOSSES
 from angularkd.losses import (
     DISTILLATION_LOGITS,
     EMBEDDINGS,
@@ -67,6 +68,7 @@ def test_every_loss_lowers_itself_through_the_distiller(name) -> None:
         {name: {"weight": 1.0, **OPTIONS.get(name, {})}},
         example=images,
         train_labels=torch.arange(30) % 10,
+        class_logits=torch.randn(10, 4, 10),
     )
     optimizer = torch.optim.Adam(distiller.parameters(), lr=2e-3)
     totals = []
@@ -178,3 +180,30 @@ def test_what_does_not_fit_is_named_by_its_modules() -> None:
         distiller = Distiller(*models, {"hcl": {"weight": 1.0, "stages": stages}})
         with pytest.raises(InputError, match=rf"stage {named} \(teacher's layer{named + 1} .*: the student has"):
             distiller(torch.rand(2, 3, 16, 16), torch.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ({"amd": "auto"}, "the weights of amd are auto, .* add one with a number, such as `loss=ce=1`"),
+        ({"CE": 1.0}, "there is no loss 'CE'. Did you mean 'ce'"),
+        ({"amdd": 1.0}, "there is no loss 'amdd'. Did you mean 'amd'"),
+        ({"ce": {"weight": 1.0, "kd": 0.9}}, "kd is a loss of its own"),
+        ({"kd": {"weight": 1.0, "temprature": 4}}, "Did you mean 'temperature'"),
+    ],
+)
+def test_objectives_that_are_none_say_what_was_meant(objective, message) -> None:
+    with pytest.raises(InputError, match=message):
+        read_terms(objective)
+
+
+def test_without_losses_a_distiller_takes_the_default_objective() -> None:
+    teacher, student, images = cifar.create("resnet14", 10), cifar.create("resnet8", 10), torch.rand(4, 3, 16, 16)
+    labels = torch.arange(4)
+    distiller, named = Distiller(teacher, student), Distiller(teacher, student, DEFAULT_LOSSES)
+    for name, term in distiller(images, labels).terms.items():
+        torch.testing.assert_close(term, named(images, labels).terms[name])
+    assert list(distiller.losses.weights) == list(DEFAULT_LOSSES)
+    assert list(Distiller(None, student)(images, labels).terms) == ["ce"]
+    with pytest.raises(InputError, match="the objective is empty"):
+        Distiller(teacher, student, {})

@@ -29,7 +29,7 @@ from angularkd.losses.amd import AMDLoss
 from angularkd.losses.boundary import ActivationBoundaries, FeatureOverhaul
 from angularkd.losses.classifier import SoftmaxRegression
 from angularkd.losses.contrastive import CRD
-from angularkd.losses.curriculum import CurriculumTemperature
+from angularkd.losses.curriculum import CurriculumTemperature, InstanceTemperature
 from angularkd.losses.decoupled import NKD, DecoupledKD
 from angularkd.losses.deit import HardDistillation, TokenDistillation
 from angularkd.losses.embedding import EmbeddingMatch, SimpleRecipe
@@ -38,13 +38,13 @@ from angularkd.losses.feature import AttentionTransfer, HierarchicalContext, Neu
 from angularkd.losses.linked import AttentionLinks, ReviewKD
 from angularkd.losses.logit import DIST, CrossEntropy, HintonKD
 from angularkd.losses.multilevel import MultiLevel
+from angularkd.losses.notes import notes_of
 from angularkd.losses.objective import (
     SCHEDULE,
     Term,
     WeightedLosses,
     check_soft_labels,
     read_objective,
-    reduction_of,
     signals_of,
 )
 from angularkd.losses.overview import as_markdown, overview, paper_link, paper_name
@@ -56,7 +56,7 @@ from angularkd.losses.relation import (
     SimilarityPreserving,
 )
 from angularkd.losses.rows import DISTILLATION_LOGITS, EMBEDDINGS, FEATURES, LOGITS, Loss
-from angularkd.losses.wasserstein import WassersteinLogits
+from angularkd.losses.wasserstein import WassersteinCKA, WassersteinLogits
 from angularkd.losses.weighted import WeightedSoftLabels
 
 __all__ = [
@@ -72,11 +72,11 @@ __all__ = [
     "WeightedLosses",
     "as_markdown",
     "check_soft_labels",
+    "notes_of",
     "overview",
     "paper_link",
     "paper_name",
     "read_terms",
-    "reduction_of",
     "signals_of",
 ]
 
@@ -103,12 +103,16 @@ LOSSES: dict[str, Loss] = {
         usual_weight="0.9 beside ce=0.1", paper="https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html"),
     "ctkd": Loss(CurriculumTemperature, LOGITS, "curriculum temperature: Hinton's KD, harder and harder",
         usual_weight="0.9 beside ce=0.1", paper="2211.16231"),
+    "ictkd": Loss(InstanceTemperature, LOGITS, "instance-wise CTKD: a temperature for each sample", ("num_classes",),
+        usual_weight="0.9 beside ce=0.1", paper="2211.16231"),
     "wsld": Loss(WeightedSoftLabels, (*LOGITS, "labels"), "weighted soft labels: less where the student knows better",
         short={"T": "temperature"}, one_class=True, usual_weight="2.5", paper="2102.00650"),
     "wkd": Loss(WassersteinLogits, (*LOGITS, "labels"), "Wasserstein distance of predictions, classes alike being close", ("head_weight",),
         short={"T": "temperature"}, one_class=True, usual_weight="1: gamma 800", paper="2412.08139"),
+    "wkd_cka": Loss(WassersteinCKA, (*LOGITS, "labels"), "the same, classes being alike whose images the teacher answers alike",
+        ("class_logits",), short={"T": "temperature"}, one_class=True, usual_weight="1: gamma 800", paper="2412.08139"),
     "amd": Loss(AMDLoss, FEATURES, "angular margin-based distillation of attention maps",
-        usual_weight="auto; 5000 at 8x8", paper="2302.14130"),
+        usual_weight="auto; 5000 at 8x8", paper="2302.14130", share=0.9),
     "at": Loss(AttentionTransfer, FEATURES, "attention transfer: normalised power maps",
         usual_weight="1000", paper="1612.03928"),
     "nst": Loss(NeuronSelectivityTransfer, FEATURES, "neuron selectivity: distribution of the channels' maps",

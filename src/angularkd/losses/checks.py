@@ -7,14 +7,15 @@ the stage or the loss, and says what to do.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from angularkd.errors import InputError, StageError
+from angularkd.errors import InputError, StageError, shown
 from angularkd.features import match_sizes, to_map, widen
 from angularkd.types import Reduction
 
@@ -33,6 +34,44 @@ def refusal(where: int | str, reason: str) -> InputError:
 
 
 # Options
+
+LEAST_NUMBER, LARGEST_NUMBER = 1e-12, 1e6
+"""Of an option beside 0: what lies beyond is lost in the rounding of float32, or overflows."""
+MOST = 65_536
+"""Of what is counted: dimensions, iterations, samples."""
+
+
+def require_kind(loss: str, option: str, value: Any, annotation: str) -> None:
+    """Check that an option is of the kind that it is annotated with, and its numbers of a size that can be computed with.
+
+    Raises:
+        InputError: naming the option and the loss.
+    """
+    kinds = [KINDS[word] for word in re.findall(r"\w+", re.sub(r"\[.*?\]", "", annotation)) if word in KINDS]
+    if kinds and not any(fits(value) for _, fits in kinds):
+        expected = " or ".join(words for words, _ in kinds)
+        raise InputError(f"{option} of loss '{loss}' must be {expected}, got {shown(value)}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and (value == 0 or LEAST_NUMBER <= abs(value) <= LARGEST_NUMBER)
+
+
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "int": (f"a whole number from 1 to {MOST:,}", _is_count),
+    "float": (f"a number, which is 0 or between {LEAST_NUMBER:g} and {LARGEST_NUMBER:,.0f} in size", _is_number),
+    "str": ("a name", lambda value: isinstance(value, str)),
+    "Literal": ("a name", lambda value: isinstance(value, str)),
+    "Sequence": ("a list of numbers", lambda value: isinstance(value, list | tuple) and all(map(_is_number, value))),
+    "None": ("null", lambda value: value is None),
+}
+"""What an annotation takes, by the words in it, and how that is called."""
 
 
 def require_positive(option: str, value: float, usual: float) -> float:
@@ -178,6 +217,8 @@ def require_features(stage: int, owner: str, features: Tensor, maps: bool = Fals
             5: "fold the frames of a video into its batch",
         }.get(features.ndim, "take the stage before it is pooled, flattened or reduced")
         raise refusal(stage, f"expected the {owner}'s features as {expected}, got {list(features.shape)}: {remedy}")
+    if 0 in features.shape[1:]:
+        raise refusal(stage, f"the {owner}'s features {list(features.shape)} hold no number: use larger images")
 
 
 def require_equal_channels(stage: int, student: Tensor, teacher: Tensor, remedy: str) -> None:
@@ -226,13 +267,55 @@ def embedding_pair(
     Raises InputError, naming the loss, for what is no embedding, unequal batches, and one of fewer samples than `at_least`.
     """
     for owner, embedding in (("student", student_embedding), ("teacher", teacher_embedding)):
-        if not isinstance(embedding, Tensor) or embedding.ndim != 2 or not embedding.is_floating_point():
-            raise InputError(
-                f"{loss} takes the {owner}'s embedding as floats [batch, dim], got {_describe(embedding)}: pool it first"
-            )
+        require_rows(f"{loss} takes the {owner}'s embedding as floats [batch, dim]", embedding, "pool it first")
     require_equal_batches(loss, student_embedding, teacher_embedding)
     require_samples(loss, student_embedding, at_least)
     return one_precision(student_embedding, teacher_embedding)
+
+
+def require_rows(expected: str, values: Any, remedy: str) -> None:
+    """Check that values are floats of two dimensions, with a column at least.
+
+    Args:
+        expected: a phrase that says who takes what.
+        values: anything.
+        remedy: what to do.
+
+    Raises:
+        InputError: where they are not.
+    """
+    if not isinstance(values, Tensor) or values.ndim != 2 or not values.is_floating_point() or not values.shape[1]:
+        raise InputError(f"{expected}, got {_describe(values)}: {remedy}")
+
+
+def require_logits(owner: str, logits: Any) -> None:
+    """Raise InputError unless logits are floats [batch, classes] of a sample at least."""
+    expected = f"the {owner}'s logits must be floats [batch, classes]"
+    require_rows(expected, logits, "give one number a class for each sample, before the softmax")
+    if not logits.shape[0]:
+        raise InputError(f"{expected}, got {_describe(logits)}: leave empty batches out")
+
+
+def require_class_indices(labels: Any, logits: Tensor, ignored: int | None = None) -> None:
+    """Check that labels are classes of the logits' samples. Their range is looked at on the CPU alone: elsewhere it would wait.
+
+    Args:
+        labels: whole numbers [batch].
+        logits: [batch, classes].
+        ignored: a number that stands for no class, where one may.
+
+    Raises:
+        InputError: for another number of labels than samples, and for classes that the logits do not have.
+    """
+    batch, classes = logits.shape
+    if len(labels) != batch:
+        raise InputError(f"there are {len(labels)} labels for {batch} samples: give one for each")
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    wrong = wrong if ignored is None else wrong[wrong != ignored]
+    if len(wrong):
+        raise InputError(f"labels are classes from 0 to {classes - 1}, got {int(wrong[0])}: number the classes from 0")
 
 
 def full_precision(values: Tensor) -> torch.autocast:

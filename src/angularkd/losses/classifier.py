@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from angularkd.errors import InputError
 from angularkd.features import widen
-from angularkd.losses.checks import full_precision
+from angularkd.losses.checks import full_precision, require_rows
 from angularkd.losses.projectors import project
 
 
@@ -72,6 +72,8 @@ class SoftmaxRegression(nn.Module):
             InputError: for embeddings of another length than the loss was built for, unequal batches, and a training batch of
                 one (batch normalisation has no use for it).
         """
+        for owner, embedding in (("student", student_embedding), ("teacher", teacher_embedding)):
+            require_rows(f"SRRL takes the {owner}'s embedding as floats [batch, dim]", embedding, "pool it first")
         connected = project("SRRL", self.connector, widen(student_embedding))
         teacher = teacher_embedding.detach().to(connected.dtype)
         if teacher.shape != connected.shape:

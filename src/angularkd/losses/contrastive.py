@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from angularkd.errors import InputError
 from angularkd.features import widen
-from angularkd.losses.checks import full_precision, require_at_least, require_positive, require_share
+from angularkd.losses.checks import full_precision, require_at_least, require_positive, require_rows, require_share
 
 
 class CRD(nn.Module):
@@ -108,6 +108,8 @@ class CRD(nn.Module):
         Raises:
             InputError: for embeddings and indices of unequal batches.
         """
+        for owner, embedding in (("student", student_embedding), ("teacher", teacher_embedding)):
+            require_rows(f"CRD takes the {owner}'s embedding as floats [batch, dim]", embedding, "pool it first")
         if not len(student_embedding) == len(teacher_embedding) == len(indices):
             raise InputError(
                 f"CRD got {len(student_embedding)} embeddings of the student, {len(teacher_embedding)} of the teacher "

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from angularkd.errors import InputError
 from angularkd.features import widen
-from angularkd.losses.checks import require_positive, require_weight
-from angularkd.losses.logit import Labels, divergence, require_classes, soften
+from angularkd.losses.checks import require_class_indices, require_positive, require_weight
+from angularkd.losses.logit import Labels, divergence, notes_on_scores, require_classes, soften
 
 
 class DecoupledKD(nn.Module):
@@ -63,12 +63,21 @@ class DecoupledKD(nn.Module):
             InputError: for soft labels (there is no one target class), logits of unequal shapes, and fewer than two classes.
         """
         require_classes(student_logits, teacher_logits)
-        target = target_classes("DKD", labels)
+        target = target_classes("DKD", labels, student_logits)
         student = soften(student_logits, self.temperature, self.standardise)
         teacher = soften(teacher_logits.detach(), self.temperature, self.standardise)
         target_part = divergence(_target_or_not(student, target), _target_or_not(teacher, target))
         rest_part = divergence(_log_softmax_of_rest(student, target), _log_softmax_of_rest(teacher, target))
         return (self.alpha * target_part + self.beta * rest_part) * self.temperature**2
+
+    def notes_on_classes(self, classes: int) -> list[str]:
+        """Return what is to be said of so many classes."""
+        if classes != 2:
+            return []
+        alone = [
+            "of two classes one is left beside the target: the part among the others (NCKD) is 0, and beta has no effect"
+        ]
+        return notes_on_scores(classes, self.standardise) + (alone if self.beta else [])
 
 
 class NKD(nn.Module):
@@ -113,7 +122,7 @@ class NKD(nn.Module):
             InputError: for soft labels, logits of unequal shapes, and fewer than two classes.
         """
         require_classes(student_logits, teacher_logits)
-        target = target_classes("NKD", labels)
+        target = target_classes("NKD", labels, student_logits)
         student, teacher = widen(student_logits), widen(teacher_logits.detach())
         log_confidence = F.log_softmax(student, dim=1).gather(1, target)
         target_part = -(F.softmax(teacher, dim=1).gather(1, target) * log_confidence).mean()
@@ -121,6 +130,12 @@ class NKD(nn.Module):
         rest = _log_softmax_of_rest(teacher / self.temperature, target).exp()
         rest_part = -(rest * log_rest).sum(dim=1).mean()
         return target_part + self.gamma * self.temperature**2 * rest_part
+
+    def notes_on_classes(self, classes: int) -> list[str]:
+        """Return what is to be said of so many classes."""
+        if classes != 2 or not self.gamma:
+            return []
+        return ["of two classes one is left beside the target: the part among the others is 0, and gamma has no effect"]
 
 
 def _target_or_not(logits: Tensor, target: Int[Tensor, "batch 1"]) -> Float[Tensor, "batch 2"]:
@@ -140,11 +155,13 @@ def _drop_target(values: Tensor, target: Int[Tensor, "batch 1"]) -> Float[Tensor
     return values.gather(1, columns + (columns >= target))
 
 
-def target_classes(loss: str, labels: Tensor) -> Int[Tensor, "batch 1"]:
-    """Return class indices as a column. Raises InputError, naming the loss, for soft labels."""
-    if labels.ndim != 1 or labels.is_floating_point():
+def target_classes(loss: str, labels: Tensor, logits: Tensor) -> Int[Tensor, "batch 1"]:
+    """Return class indices as a column. Raises InputError, naming the loss, for soft labels, and for labels that are not the logits'."""
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        found = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
         raise InputError(
-            f"{loss} needs one target class a sample and cannot use soft labels, got {labels.dtype} "
-            f"{list(labels.shape)}: give class indices [batch], or leave out `mixup`, `cutmix` and {loss}'s weight"
+            f"{loss} needs one target class a sample and cannot use soft labels, got {found}: "
+            f"give class indices [batch], or leave out `mixup`, `cutmix` and {loss}'s weight"
         )
+    require_class_indices(labels, logits)
     return labels.long().unsqueeze(1)

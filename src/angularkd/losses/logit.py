@@ -11,7 +11,14 @@ from torch.nn import functional as F
 
 from angularkd.errors import InputError
 from angularkd.features import widen
-from angularkd.losses.checks import require_positive, require_samples, require_share, require_weight
+from angularkd.losses.checks import (
+    require_class_indices,
+    require_logits,
+    require_positive,
+    require_samples,
+    require_share,
+    require_weight,
+)
 
 Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 """Class indices, or soft labels: one distribution over the classes a sample."""
@@ -47,12 +54,21 @@ class CrossEntropy(nn.Module):
         Raises:
             InputError: for labels that are neither of the two.
         """
+        require_logits("student", student_logits)
         logits = widen(student_logits)
+        if not isinstance(labels, Tensor):
+            raise InputError(f"labels must be a tensor, got {type(labels).__name__}: convert them by torch.as_tensor")
         soft = labels.is_floating_point()
         if labels.ndim != (2 if soft else 1):
             raise InputError(
                 "labels must be whole numbers [batch] or probabilities [batch, classes], "
                 f"got {labels.dtype} {list(labels.shape)}: convert one-hot vectors to a float type"
+            )
+        if not soft:
+            require_class_indices(labels, logits, ignored=-100)
+        elif labels.shape != logits.shape:
+            raise InputError(
+                f"soft labels are {list(labels.shape)} and logits {list(logits.shape)}: give a share of each class for each sample"
             )
         target = labels.to(logits.dtype) if soft else labels.long()
         return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
@@ -73,7 +89,7 @@ class HintonKD(nn.Module):
         InputError: for a temperature that is not positive.
 
     Departure from the authors' code of 2403.01427: logits that are all equal have no deviation, and are left unscaled,
-    where the gradient there is NaN.
+    where the gradient there is NaN. Of two classes the z-scores are constants but for their sign, so standardise leaves no gradient.
     """
 
     def __init__(self, temperature: float = 4.0, standardise: bool = False) -> None:
@@ -98,6 +114,10 @@ class HintonKD(nn.Module):
         teacher = F.log_softmax(soften(teacher_logits.detach(), self.temperature, self.standardise), dim=1)
         return divergence(student, teacher) * self.temperature**2
 
+    def notes_on_classes(self, classes: int) -> list[str]:
+        """Return what is to be said of so many classes."""
+        return notes_on_scores(classes, self.standardise)
+
 
 class DIST(nn.Module):
     """Correlation of predictions, along the classes and along the batch (Huang, You, Wang, Qian, Xu, arXiv 2205.10536).
@@ -119,7 +139,7 @@ class DIST(nn.Module):
     Raises:
         InputError: for an option out of its range.
 
-    The defaults are those of the authors' code. Departures: none.
+    The defaults are those of the authors' code. Departures: none. Of two classes, inter is constant but for its sign: it has no gradient.
     """
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0, eps: float = 1e-8) -> None:
@@ -149,6 +169,12 @@ class DIST(nn.Module):
         intra = 1 - self._correlation(student, teacher, dim=0).mean()
         return (self.beta * inter + self.gamma * intra) * self.temperature**2
 
+    def notes_on_classes(self, classes: int) -> list[str]:
+        """Return what is to be said of so many classes."""
+        if classes != 2 or not self.beta:
+            return []
+        return ["of two classes the correlation within a sample is 1 or -1: the part between classes has no gradient"]
+
     def _correlation(self, student: Tensor, teacher: Tensor, dim: int) -> Float[Tensor, " others"]:
         student = student - student.mean(dim=dim, keepdim=True)
         teacher = teacher - teacher.mean(dim=dim, keepdim=True)
@@ -163,6 +189,15 @@ def standard_scores(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "ba
     return centred / torch.where(deviation > 0, deviation + 1e-7, 1.0)
 
 
+def notes_on_scores(classes: int, standardise: bool) -> list[str]:
+    """Return what is to be said of standard scores of so many classes."""
+    if classes != 2 or not standardise:
+        return []
+    return [
+        "the standard scores of two classes say which is the larger and nothing more: standardise leaves no gradient, so leave it out"
+    ]
+
+
 def soften(logits: Tensor, temperature: float, standardise: bool) -> Float[Tensor, "batch classes"]:
     """Return the logits, in float32 at least, or their standard scores, divided by the temperature."""
     wide = widen(logits)
@@ -175,7 +210,9 @@ def divergence(student: Tensor, teacher: Tensor) -> Float[Tensor, ""]:
 
 
 def require_classes(student_logits: Tensor, teacher_logits: Tensor, at_least: int = 2) -> None:
-    """Raise InputError for logits of unequal shapes, and for fewer classes than `at_least`."""
+    """Raise InputError for what are no logits, for such of unequal shapes, and for fewer classes than `at_least`."""
+    for owner, logits in (("student", student_logits), ("teacher", teacher_logits)):
+        require_logits(owner, logits)
     if student_logits.shape != teacher_logits.shape:
         raise InputError(
             f"the student's logits are {list(student_logits.shape)} and the teacher's {list(teacher_logits.shape)}: "

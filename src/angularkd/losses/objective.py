@@ -5,7 +5,6 @@ It knows no loss by name: the table comes as an argument where an objective is r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, runtime_checkable
@@ -13,10 +12,13 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from angularkd.errors import InputError, StageError, nearest
+from angularkd.errors import InputError, StageError, nearest, shown
 from angularkd.features import PreActivation
-from angularkd.losses.rows import DISTILLATION_LOGITS, FEATURES, LOGITS, Loss
+from angularkd.losses.checks import require_kind
+from angularkd.losses.rows import DEFAULT_SHARE, DISTILLATION_LOGITS, FEATURES, LOGITS, Loss
 from angularkd.losses.stages import (
+    LARGEST_WEIGHT,
+    LEAST_WEIGHT,
     STAGE_WEIGHTS,
     STAGES,
     Stages,
@@ -71,7 +73,6 @@ AUTO = "auto"
 """What stands for a weight that is found from gradients before the first step."""
 SHARE = "share"
 """The option of a weight that is `auto`: which share of the first gradient the loss gets."""
-DEFAULT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Term:
         weight: its weight; None where it is `auto`, and `share` says how it is found.
         options: those of the loss itself.
         schedule: how the weight changes over the run.
-        share: of the first gradient's norms that an `auto` loss gets, between 0 and 1.
+        share: of the first gradient's norms that an `auto` loss gets, between 0 and 1; None for what suits it (`WeightedLosses.shares`).
         stages: which of the paired stages it acts on, where it uses features.
         stage_weights: a factor for each of them, where the loss's class takes none itself; None for 1 each.
     """
@@ -94,7 +95,7 @@ class Term:
     weight: float | None
     options: Mapping[str, Any]
     schedule: WeightSchedule = WeightSchedule()
-    share: float = DEFAULT_SHARE
+    share: float | None = None
     stages: Stages = "all"
     stage_weights: tuple[float, ...] | None = None
 
@@ -133,7 +134,7 @@ class Term:
             return self.row.build(**given, **self.options)
         except InputError:
             raise
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             defaults = ", ".join(f"{key}={default}" for key, default in self.row.options().items())
             raise InputError(
                 f"loss '{self.name}' cannot be built with {dict(self.options)} ({error}); the defaults are {defaults}"
@@ -161,11 +162,22 @@ class WeightedLosses(nn.Module):
         self.inputs = {term.name: term.row.inputs for term in terms}
         self.before_activation = tuple(term.name for term in terms if term.row.pre_activation)
         self.weights: dict[str, float] = {term.name: term.weight for term in terms if term.weight is not None}
-        self.shares = {term.name: term.share for term in terms if term.weight is None}
+        self._shares = {term.name: (term.share, term.row.share) for term in terms if term.weight is None}
         self.schedules = {term.name: term.schedule for term in terms}
         self.stages = {term.name: term.stages for term in terms}
         self.register_buffer("factors", torch.ones(len(terms)), persistent=False)
         self.losses = nn.ModuleDict({term.name: term.build(context) for term in terms})
+
+    def shares(self, cautious: bool) -> dict[str, float]:
+        """Return the share of the first gradient of each loss whose weight is `auto`: the one asked for, else the row's.
+
+        Args:
+            cautious: whether losses get half where none is asked for, whatever their rows say.
+        """
+        return {
+            name: own if asked is None and not cautious else DEFAULT_SHARE if asked is None else asked
+            for name, (asked, own) in self._shares.items()
+        }
 
     @property
     def reductions(self) -> tuple[Reduction | None, ...]:
@@ -244,10 +256,10 @@ def read_objective(losses: Mapping[str, float | Mapping[str, Any]], table: Mappi
     terms = tuple(term for term in (_term(name, value, table) for name, value in losses.items()) if term.weight != 0)
     if not terms:
         raise InputError("the objective is empty: give at least one loss a weight, for example ce=1")
-    shares = {term.name: term.share for term in terms if term.weight is None}
+    shares = {term.name: term.row.share if term.share is None else term.share for term in terms if term.weight is None}
     if len(shares) == len(terms):
         raise InputError(
-            f"the weights of {' and '.join(shares)} are auto, which is found beside other losses: give one a number, for example ce=1"
+            f"the weights of {' and '.join(shares)} are auto, which is found beside others: add one with a number, such as `loss=ce=1`"
         )
     if sum(shares.values()) >= 1:
         raise InputError(
@@ -279,40 +291,55 @@ def reduction_of(loss: nn.Module) -> Reduction | None:
 
 def _term(name: str, value: float | Mapping[str, Any], table: Mapping[str, Loss]) -> Term:
     if name not in table:
-        raise InputError(f"there is no loss '{name}'.{nearest(name, table)} All of them: {', '.join(table)}")
+        known = nearest(str(name).lower(), table)
+        raise InputError(f"`loss`: there is no loss '{name}'.{known} All of them: {', '.join(table)}")
     row = table[name]
-    options = dict(value) if isinstance(value, Mapping) else {"weight": value}
+    options: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"weight": value}
     weight = options.pop("weight", None)
     share = options.pop(SHARE, None)
     if weight != AUTO and not _is_weight(weight):
         raise InputError(
-            f"loss '{name}' needs a number >= 0 as its weight, or auto, got {weight!r}: write {name}=1, or {name}={AUTO}"
+            f"loss '{name}' needs a number >= 0 as its weight, or auto, got {shown(weight)}: write {name}=1, or {name}={AUTO} "
+            f"(a weight is 0, or between {LEAST_WEIGHT:g} and {LARGEST_WEIGHT:g})"
         )
     if share is not None and (weight != AUTO or not _is_weight(share) or not 0 < share < 1):
         raise InputError(
             f"share of loss '{name}' is the part of the first gradient that a weight of auto gives it, between 0 and 1, got "
-            f"{share!r} for the weight {weight!r}: write {name}={AUTO},{SHARE}=0.5"
+            f"{shown(share)} for the weight {shown(weight)}: write {name}={AUTO},{SHARE}=0.5"
         )
+    for short, long in row.short.items():
+        if short in options and long in options:
+            raise InputError(f"loss '{name}' is given its {long} twice, as {short} too: leave one of them out")
     options = {row.short.get(key, key): option for key, option in options.items()}
     valid = (*row.options(), *SCHEDULE, SHARE)
     for key in options:
         if key not in valid:
-            raise InputError(f"loss '{name}' has no option '{key}'.{nearest(key, valid)} It takes: {', '.join(valid)}")
+            known = nearest(key, valid) or (
+                f" {key} is a loss of its own: give it a `loss` of its own." if key in table else ""
+            )
+            raise InputError(f"loss '{name}' has no option '{key}'.{known} It takes: {', '.join(valid)}")
+    annotations = row.annotations()
+    for key in options.keys() & annotations.keys():
+        if key == STAGE_WEIGHTS and not isinstance(options[key], str):
+            options[key] = read_stage_weights(name, options[key])
+        require_kind(name, key, options[key], annotations[key])
     schedule = _schedule(name, {key: options.pop(key) for key in SCHEDULE if key in options})
     found = None if weight == AUTO else float(weight)
     stages = read_stages(name, options.pop(STAGES, row.stages)) if row.on_features else row.stages
     weights = None if row.weighs_stages else read_stage_weights(name, options.pop(STAGE_WEIGHTS, None))
-    share = DEFAULT_SHARE if share is None else float(share)
-    return Term(name, row, found, options, schedule, share, stages, weights)
+    return Term(name, row, found, options, schedule, None if share is None else float(share), stages, weights)
 
 
 def _schedule(name: str, options: Mapping[str, Any]) -> WeightSchedule:
     for key, value in options.items():
         if not _is_weight(value):
-            raise InputError(f"{key} of loss '{name}' must be a number >= 0, got {value!r}: write {key}=2")
+            raise InputError(
+                f"{key} of loss '{name}' must be a number >= 0, at most {LARGEST_WEIGHT:g}, got {shown(value)}: write {key}=2"
+            )
     return WeightSchedule(**options)
 
 
 def _is_weight(value: Any) -> TypeGuard[float]:
-    """Whether the value is a finite number of 0 or more; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    """Whether the value is 0 or a number above it that can be computed with; True and False are none."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and (value == 0 or LEAST_WEIGHT <= value <= LARGEST_WEIGHT)

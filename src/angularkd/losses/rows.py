@@ -15,6 +15,8 @@ FEATURES = ("student_features", "teacher_features")
 EMBEDDINGS = ("student_embedding", "teacher_embedding")
 LOGITS = ("student_logits", "teacher_logits")
 DISTILLATION_LOGITS = "student_distillation_logits"
+DEFAULT_SHARE = 0.5
+"""Of the first gradient, for a loss whose weight is `auto`."""
 NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -33,6 +35,7 @@ class Loss:
         stages: which of the paired stages a loss on features acts on by default: those of its reference implementation.
         linked: whether it compares stages with each other, and so takes no weight for each.
         paper: its number on arXiv, or a link.
+        share: of the first gradient, which a weight of `auto` gives it where no other is asked for and maps have room enough.
         usual_weight: the weight of its authors or of the field beside a cross-entropy of 1, and what it depends on.
     """
 
@@ -46,6 +49,7 @@ class Loss:
     stages: Stages = "all"
     linked: bool = False
     paper: str = ""
+    share: float = DEFAULT_SHARE
     usual_weight: str = ""
 
     @property
@@ -57,6 +61,10 @@ class Loss:
     def weighs_stages(self) -> bool:
         """Return whether its class takes `stage_weights` itself."""
         return STAGE_WEIGHTS in inspect.signature(self.build).parameters
+
+    def annotations(self) -> dict[str, str]:
+        """Return how the options of its class are annotated."""
+        return {name: str(p.annotation) for name, p in inspect.signature(self.build).parameters.items()}
 
     def options(self) -> dict[str, Any]:
         """Return the options that a user may set, with their defaults; on features, `stages` and `stage_weights` too."""

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from angularkd.errors import InputError, StageError, nearest
+from angularkd.errors import InputError, StageError, nearest, shown
 from angularkd.types import LossContext
 
 Stages = str | tuple[int, ...]
@@ -22,6 +22,9 @@ Stages = str | tuple[int, ...]
 
 NAMED = ("all", "last", "middle")
 """Choices of stages by name; the middle one of three is the second, of four too, as is the hint layer of FitNets in the field."""
+
+LEAST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e30
+"""Of a weight beside 0: what float32 holds, with room for a product."""
 
 STAGES, STAGE_WEIGHTS = "stages", "stage_weights"
 """The names of both options."""
@@ -41,12 +44,12 @@ def read_stages(loss: str, value: Any) -> Stages:
         return value
     try:
         numbers = tuple(_whole(part) for part in (value.split(",") if isinstance(value, str) else _sequence(value)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = ()
     if not numbers or 0 in numbers:
         hint = nearest(value, NAMED) if isinstance(value, str) else ""
         raise InputError(
-            f"stages of loss '{loss}' must be {', '.join(NAMED)} or numbers from 1, shallow to deep (-1 is the last), got {value!r}."
+            f"stages of loss '{loss}' must be {', '.join(NAMED)} or numbers from 1, shallow to deep (-1 is the last), got {shown(value)}."
             f"{hint} Write stages=last, stages=2 or stages=[1,3]"
         )
     return numbers
@@ -58,11 +61,11 @@ def read_stage_weights(loss: str, value: Any) -> tuple[float, ...] | None:
         return None
     numbers = _sequence(value)
     valid = all(
-        isinstance(one, int | float) and not isinstance(one, bool) and 0 <= one < float("inf") for one in numbers
+        isinstance(one, int | float) and not isinstance(one, bool) and 0 <= one <= LARGEST_WEIGHT for one in numbers
     )
     if not valid or not any(numbers):
         raise InputError(
-            f"stage_weights of loss '{loss}' must be numbers >= 0, one a stage and one above 0, got {value!r}: "
+            f"stage_weights of loss '{loss}' must be numbers >= 0, one a stage and one above 0, got {shown(value)}: "
             "write stage_weights=[0.5,1,1]"
         )
     return tuple(float(one) for one in numbers)

@@ -52,7 +52,7 @@ class WeightedSoftLabels(nn.Module):
             InputError: for soft labels (there is no one target class), logits of unequal shapes, and fewer than two classes.
         """
         require_classes(student_logits, teacher_logits)
-        target = target_classes("WSLD", labels)
+        target = target_classes("WSLD", labels, student_logits)
         student, teacher = widen(student_logits), widen(teacher_logits.detach())
         student_entropy = -F.log_softmax(student.detach(), dim=1).gather(1, target)
         teacher_entropy = -F.log_softmax(teacher, dim=1).gather(1, target)
