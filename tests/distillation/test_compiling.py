@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,13 +27,20 @@ from helpers import distillation_job
         compiled_checks.inductor_computes_the_same,
         compiled_checks.compiled_amd_is_the_eager_one,
         compiled_checks.half_precision_is_compiled,
-        compiled_checks.a_compiled_run_with_a_cache_goes_on_where_it_stopped,
         compiled_checks.what_cannot_be_compiled_is_named,
     ],
     ids=lambda check: check.__name__,
 )
 def test_compiled(check) -> None:
-    command = [sys.executable, compiled_checks.__file__, check.__name__]
+    checked(check)
+
+
+def test_a_compiled_run_with_a_cache_goes_on_where_it_stopped(teacher) -> None:
+    checked(compiled_checks.a_compiled_run_with_a_cache_goes_on_where_it_stopped, teacher)
+
+
+def checked(check: Callable[..., None], *arguments: str) -> None:
+    command = [sys.executable, compiled_checks.__file__, check.__name__, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout == "checked\n", done.stderr
 

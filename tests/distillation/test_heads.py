@@ -183,14 +183,14 @@ def test_a_student_without_a_second_head_is_refused() -> None:
         distiller(IMAGES, LABELS)
 
 
-def test_a_pair_that_is_no_two_heads_is_refused() -> None:
+def test_a_pair_of_unequal_matrices_is_refused() -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.body = cifar.create("resnet8", 10)
 
         def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-            return self.body(images), images
+            return self.body(images), images.flatten(1)
 
     with pytest.raises(InputError, match="the model gives a tuple, not logits"):
         Distiller(None, Pair(), {"ce": 1.0})(IMAGES, LABELS)

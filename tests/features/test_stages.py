@@ -446,7 +446,10 @@ def test_the_gradient_of_overwritten_features_is_right() -> None:
 
 
 def test_only_what_is_overwritten_is_copied() -> None:
-    output = torch.randn(2, 5, 3, 4)
-    assert Stage("x", 5, 3, 4, 1.0).tap.copied(output) is output
-    copy = Stage("x", 5, 3, 4, 1.0, overwritten=True).tap.copied(output)
-    assert torch.equal(copy, output) and copy.data_ptr() != output.data_ptr()
+    model, given = nn.Sequential(nn.Conv2d(3, 4, 1)), []
+    model[0].register_forward_hook(lambda _m, _i, output: given.append(output))
+    for overwritten in (False, True):
+        stage = Stage("0", 4, 32, 32, 1.0, overwritten=overwritten)
+        with FeatureExtractor(model, [stage], forward=lambda x: model(x).mean((2, 3))) as extractor:
+            (read,) = extractor(images()).features[None]
+        assert torch.equal(read, given[-1]) and (read.data_ptr() != given[-1].data_ptr()) == overwritten

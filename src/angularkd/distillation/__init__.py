@@ -2,20 +2,21 @@
 
 from angularkd.distillation.cached_teacher import CachedTeacher, uncacheable
 from angularkd.distillation.distiller import Distiller
-from angularkd.distillation.filling import Filled, fill, verify
-from angularkd.distillation.teacher import LiveTeacher, Request, Teacher, Transform
-from angularkd.distillation.teacher_cache import About, TeacherCache
+from angularkd.distillation.filling import fill, verify
+from angularkd.distillation.matching import built_for
+from angularkd.distillation.teacher import LiveTeacher, Request, Teacher
+from angularkd.distillation.teacher_cache import About, TeacherCache, check_folder
 
 __all__ = [
     "About",
     "CachedTeacher",
     "Distiller",
-    "Filled",
     "LiveTeacher",
     "Request",
     "Teacher",
     "TeacherCache",
-    "Transform",
+    "built_for",
+    "check_folder",
     "fill",
     "uncacheable",
     "verify",

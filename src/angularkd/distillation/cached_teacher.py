@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from angularkd.distillation.cache_fields import Field
 from angularkd.distillation.teacher import LiveTeacher, Request
-from angularkd.distillation.teacher_cache import About, Field, TeacherCache
+from angularkd.distillation.teacher_cache import About, TeacherCache
 from angularkd.errors import InputError
 from angularkd.features import Head, ModelOutput, PreActivation, Trace
 from angularkd.types import Reduction
@@ -121,17 +122,8 @@ class CachedTeacher:
         Args:
             images: [batch, 3, height, width] in 0..1.
             stored: their stored answers; of the logits those of the stored classes are given.
-
-        Raises:
-            InputError: for stored classes that there are not.
         """
-        classes = stored.get(TOP_CLASSES)
-        if classes is not None and not bool(((classes >= 0) & (classes < self.live.classes)).all()):
-            raise InputError(
-                f"the teacher cache {self.cache.folder} is damaged (it names classes that the teacher has not): "
-                "remove the folder, and it is filled anew"
-            )
-        return self._answers(self.live(images), len(images), classes)
+        return self._answers(self.live(images), len(images), stored.get(TOP_CLASSES))
 
     def compile(self, **options: Any) -> None:
         """Compile the network's forward, for images that are not in the cache yet."""
@@ -142,8 +134,10 @@ class CachedTeacher:
         self.live.uncompile()
 
     def close(self) -> None:
-        """Remove every hook from the network."""
+        """Remove every hook from the network, and let other processes fill the cache."""
         self.live.close()
+        if self._cache is not None:
+            self._cache.close()
 
     def _answers(
         self, output: ModelOutput, count: int, top_classes: Int[Tensor, "batch top"] | None = None
@@ -185,7 +179,7 @@ def fields_of(request: Request, classes: int, top_logits: int | None = None) -> 
     fields = []
     if "teacher_logits" in request.signals:
         if top_logits is not None and top_logits < classes:
-            fields += [Field(TOP_LOGITS, (top_logits + 1,)), Field(TOP_CLASSES, (top_logits,), "int32")]
+            fields += [Field(TOP_LOGITS, (top_logits + 1,)), Field(TOP_CLASSES, (top_logits,), "int32", classes)]
         else:
             fields.append(Field(LOGITS, (classes,)))
     if "teacher_embedding" in request.signals and request.head is not None:

@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from angularkd.defaults import DEFAULT_LOSSES, LABELS_ALONE
 from angularkd.distillation.gradients import gradient_norms, mean_norms, weights_for
 from angularkd.distillation.matching import Match, check_same_classes, match, use_distillation_head
+from angularkd.distillation.networks import check_apart, check_images, check_network, trace_network
 from angularkd.distillation.teacher import LiveTeacher, Request, Teacher, Transform
 from angularkd.errors import InputError, StageError
 from angularkd.features import (
@@ -19,7 +21,6 @@ from angularkd.features import (
     Pair,
     PreActivation,
     Trace,
-    trace,
     with_class_maps,
 )
 from angularkd.losses import DISTILLATION_LOGITS, WeightedLosses, read_terms, signals_of
@@ -43,7 +44,7 @@ class Distiller(nn.Module):
             a class head's and a distillation head's; a model of timm's that has both is made to give both where a loss uses them.
         losses: from a loss's name to its weight, or to a mapping of `weight` and the loss's options
             (`angularkd.losses.LOSSES`). A weight may be "auto": it is found on the first batch, so that the loss gets its `share`
-            of the gradient. Learned parts of losses are among the distiller's parameters.
+            of the gradient. Their learned parts are among the distiller's parameters. Default: DEFAULT_LOSSES, without a teacher ce.
         pairs: which stages teach which: `Pair`s, or text 'TEACHER_MODULE:STUDENT_MODULE,...'; by default they are
             matched by stride, at once if `example` is given, else on the first batch.
         example: images [batch, 3, height, width] of the shape that will come, to trace both networks on; required by losses with
@@ -53,16 +54,18 @@ class Distiller(nn.Module):
         student_trace: what one forward of the student on transformed images showed (`angularkd.features.trace`), where that was
             made before.
         train_labels: the class of each row of the training split [samples], for losses that remember its samples.
+        class_logits: the teacher's logits of some training images of each class, for losses that compare classes by them.
 
     Raises:
-        InputError: for an unknown loss, losses that need a teacher where there is none, stages that cannot be paired.
+        InputError: for an unknown loss, losses that need a teacher where there is none, stages that cannot be paired, networks without
+            weights yet, and two that share what is to be trained.
     """
 
     def __init__(
         self,
         teacher: nn.Module | Teacher | None,
         student: nn.Module,
-        losses: Mapping[str, float | Mapping[str, Any]],
+        losses: Mapping[str, float | Mapping[str, Any]] | None = None,
         *,
         pairs: Sequence[Pair] | str | None = None,
         example: Float[Tensor, "batch 3 height width"] | None = None,
@@ -70,20 +73,24 @@ class Distiller(nn.Module):
         student_transform: Transform | None = None,
         student_trace: Trace | None = None,
         train_labels: Int[Tensor, " samples"] | None = None,
+        class_logits: Float[Tensor, "classes samples classes"] | None = None,
     ) -> None:
         super().__init__()
-        terms = read_terms(losses)
+        terms = read_terms(losses if losses is not None else DEFAULT_LOSSES if teacher is not None else LABELS_ALONE)
         self.signals = signals_of(terms)
         self._terms = terms
         self.needs_teacher = any(name.startswith("teacher") for name in self.signals)
         if teacher is None and self.needs_teacher:
             raise InputError("these losses compare with a teacher and there is none: pass one, or use losses={'ce': 1}")
+        check_network(student, "student")
         self.student = student
         if DISTILLATION_LOGITS in self.signals:
             use_distillation_head(student)
         self.teacher: Teacher | None = (
             LiveTeacher(teacher, teacher_transform) if isinstance(teacher, nn.Module) else teacher
         )
+        if self.teacher is not None:
+            check_apart(self.teacher.module, student)
         self.student_transform = student_transform
         self._matched = Match()
         self._requested_pairs = pairs
@@ -95,8 +102,12 @@ class Distiller(nn.Module):
             self.losses = WeightedLosses(terms)
         else:
             self._matched = self._find_match(example)
-            self.losses = WeightedLosses(terms, self._matched.context(self.teacher, terms, train_labels))
+            self.losses = WeightedLosses(terms, self._matched.context(self.teacher, terms, train_labels, class_logits))
             self._extract(example)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state that a copy, or a file, gets: it runs as it is written."""
+        return {**vars(self), "_compiled": None}
 
     def forward(
         self,
@@ -153,7 +164,7 @@ class Distiller(nn.Module):
         Raises:
             InputError: when a loss has no gradient at the student.
         """
-        found = weights_for(self.losses.shares, mean_norms(map(dict, norms)))
+        found = weights_for(self.losses.shares(self._matched.calls_for_caution), mean_norms(map(dict, norms)))
         self.losses.weights.update(found)
         return found
 
@@ -165,9 +176,15 @@ class Distiller(nn.Module):
             indices = indices.to(images.device, non_blocking=True) if "indices" in self.signals else None
         compiled = self._compiled if self.training and torch.is_grad_enabled() else None
         try:
-            return (compiled or self._learn)(images, labels, indices, teacher_output)
+            if compiled is None:
+                return self._learn(images, labels, indices, teacher_output)
+            with self._student_extractor.attached():
+                return compiled(images, labels, indices, teacher_output)
         except StageError as error:
             raise InputError(f"{self._matched.stage_name(error.stage)}: {error.reason}") from None
+        except RuntimeError:
+            check_images(self.student, images, "student")
+            raise
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -227,7 +244,7 @@ class Distiller(nn.Module):
         self.losses.set_epoch(epoch, epochs)
 
     def close(self) -> None:
-        """Remove the hooks: both models are as they were."""
+        """End it: both models are as they were, and it cannot be called any more."""
         self._student_extractor.close()
         if self.teacher is not None:
             self.teacher.close()
@@ -307,7 +324,7 @@ class Distiller(nn.Module):
 
         def student_trace() -> Trace:
             if self._student_trace is None:
-                self._student_trace = trace(self.student, self._transformed(images[:1]))
+                self._student_trace = trace_network(self.student, self._transformed(images[:1]), "student")
             return self._student_trace
 
         return match(self.teacher, self.student, self._terms, images[:1], student_trace, self._requested_pairs)

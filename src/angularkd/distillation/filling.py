@@ -25,13 +25,18 @@ class Filled:
 
 
 def fill(teacher: CachedTeacher, batches: Iterable[Batch]) -> Filled:
-    """Store the teacher's answers to all of these batches; those in the cache already cost nothing."""
+    """Store the teacher's answers to all of these batches; those in the cache already cost nothing.
+
+    Raises:
+        InputError: as `TeacherCache.reserve` and `write` do.
+    """
+    teacher.cache.reserve()
     started, images = time.perf_counter(), 0
     for batch in batches:
         assert batch.view is not None
         begin_step(batch.images.device)
         images += teacher.fill(batch.images, batch.indices, batch.view)
-    teacher.cache.flush()
+    teacher.cache.close()
     return Filled(images, time.perf_counter() - started)
 
 
@@ -42,7 +47,7 @@ def verify(teacher: CachedTeacher, batches: Iterable[Batch]) -> dict[str, float]
         For each field of numbers the largest difference, relative to the field's largest value.
 
     Raises:
-        InputError: where none of the images is in the cache, or a difference is beyond TOLERANCE.
+        InputError: where none of the images is in the cache, a difference is beyond TOLERANCE, or stored values are damaged.
     """
     cache = teacher.cache
     worst: dict[str, float] = {field.name: 0.0 for field in cache.fields if field.dtype == "float16"}
@@ -58,11 +63,12 @@ def verify(teacher: CachedTeacher, batches: Iterable[Batch]) -> dict[str, float]
         live = teacher.live_answers(batch.images.index_select(0, held.to(batch.images.device)), stored)
         for name in worst:
             scale = live[name].abs().max().clamp(min=1e-12)
-            worst[name] = max(worst[name], float((stored[name] - live[name]).abs().max() / scale))
+            difference = float((stored[name] - live[name]).abs().max() / scale)
+            worst[name] = worst[name] if difference <= worst[name] else difference  # also where it is no number
     if compared == 0:
         raise InputError(f"the teacher cache {cache.folder} holds none of the images that were compared: fill it first")
     for name, difference in worst.items():
-        if difference > TOLERANCE:
+        if not difference <= TOLERANCE:
             raise InputError(
                 f"the teacher cache {cache.folder} does not hold what the teacher says: {name} is off by {difference:.1e} of its "
                 "largest value: remove the folder, and it is filled anew"

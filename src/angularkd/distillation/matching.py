@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from angularkd.distillation.teacher import Teacher
@@ -13,6 +14,9 @@ from angularkd.errors import InputError
 from angularkd.features import Head, Pair, Trace, embedding_of, head_of, pair_models
 from angularkd.losses import EMBEDDINGS, FEATURES, Term
 from angularkd.types import Logits, LossContext
+
+SMALL_MAP = 64
+"""Positions of a map that has little to say of where an object is: those of an image of 8x8 pixels."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,23 @@ class Match:
     Attributes:
         pairs: which stages teach which.
         teacher_head, student_head: the layers whose inputs are the embeddings.
+        num_classes: of the student's logits, where a loss is built for it, else 0.
     """
 
     pairs: tuple[Pair, ...] = ()
     teacher_head: Head | None = None
     student_head: Head | None = None
+    num_classes: int = 0
+
+    @property
+    def calls_for_caution(self) -> bool:
+        """Return whether maps should not get most of the gradient: the student's are of tokens, or all of them are small.
+
+        With nine tenths of it for AMD, a small transformer stayed at chance, and students of 8x8 pixels learned more slowly
+        (docs/results.md).
+        """
+        of_tokens = any(pair.student.layout == "tokens" for pair in self.pairs)
+        return of_tokens or all(math.prod(pair.size) <= SMALL_MAP for pair in self.pairs)
 
     def stage_name(self, stage: int) -> str:
         """Return how messages call the stage at a position among the pairs."""
@@ -34,7 +50,11 @@ class Match:
         return f"stage {stage} (teacher's {pair.teacher}, student's {pair.student})"
 
     def context(
-        self, teacher: Teacher | None, terms: Sequence[Term], train_labels: Int[Tensor, " samples"] | None
+        self,
+        teacher: Teacher | None,
+        terms: Sequence[Term],
+        train_labels: Int[Tensor, " samples"] | None,
+        class_logits: Float[Tensor, "classes samples classes"] | None = None,
     ) -> LossContext:
         """Return what losses with learned parts are built for.
 
@@ -42,9 +62,10 @@ class Match:
             teacher: whose classification layer some losses use.
             terms: the losses.
             train_labels: the class of each row of the training split.
+            class_logits: the teacher's logits of some training images of each class.
         """
         head_weight = None
-        if teacher is not None and self.teacher_head is not None and uses_head_weight(terms):
+        if teacher is not None and self.teacher_head is not None and built_for("head_weight", terms):
             head_weight = teacher.head_weight(self.teacher_head)
         return LossContext(
             student_shapes=tuple(pair.student.shape for pair in self.pairs),
@@ -52,6 +73,8 @@ class Match:
             student_dim=self.student_head.dim if self.student_head else 0,
             teacher_dim=self.teacher_head.dim if self.teacher_head else 0,
             head_weight=head_weight,
+            class_logits=class_logits,
+            num_classes=self.num_classes,
             labels=train_labels,
             num_samples=len(train_labels) if train_labels is not None else 0,
         )
@@ -79,9 +102,10 @@ def match(
         InputError: when stages cannot be paired, or a network has no embedding.
     """
     signals = {name for term in terms for name in term.signals}
-    on_embeddings, through_head = bool(signals & set(EMBEDDINGS)), uses_head_weight(terms)
+    on_embeddings, through_head = bool(signals & set(EMBEDDINGS)), built_for("head_weight", terms)
+    classes = (student_trace().output_shape or (0,))[-1] if built_for("num_classes", terms) else 0
     if not (through_head or on_embeddings or signals & set(FEATURES)):
-        return Match()
+        return Match(num_classes=classes)
     teacher_trace, traced_student = teacher.trace(images), student_trace()
     paired: Sequence[Pair] = ()
     if signals & set(FEATURES):
@@ -91,12 +115,13 @@ def match(
         tuple(paired),
         embedding_of(teacher_trace, teacher.module) if on_embeddings or through_head else None,
         head_of(traced_student, student) if on_embeddings else None,
+        classes,
     )
 
 
-def uses_head_weight(terms: Sequence[Term]) -> bool:
-    """Return whether a loss is built for the weight of the teacher's classification layer."""
-    return any("head_weight" in term.row.built_for for term in terms)
+def built_for(what: str, terms: Sequence[Term]) -> bool:
+    """Return whether a loss is built for a field of `LossContext`."""
+    return any(what in term.row.built_for for term in terms)
 
 
 def use_distillation_head(student: nn.Module) -> None:

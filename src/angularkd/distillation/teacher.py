@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from angularkd.features import FeatureExtractor, Head, ModelOutput, Stage, Trace, trace
+from angularkd.distillation.networks import check_images, check_network, still, trace_network
+from angularkd.features import FeatureExtractor, Head, ModelOutput, Stage, Trace
 from angularkd.models import ClassMapping, predict
 from angularkd.system.compiling import CompiledForOneShape
 from angularkd.types import Reduction
 
 Transform = Callable[[Tensor], Tensor]
+
+_TRAINING = attrgetter("training")
 
 
 @dataclass(frozen=True)
@@ -106,12 +110,19 @@ class LiveTeacher:
         mapping: ClassMapping | None = None,
         traced: Trace | None = None,
     ) -> None:
+        check_network(module, "teacher")
         self.module = module.eval()
         self.transform = transform
         self.mapping = mapping
         self._traced = traced
         self._extractor = FeatureExtractor(module, (), (), forward=self._predict)
         self._compiled: CompiledForOneShape[ModelOutput] | None = None
+        self._parts = tuple(module.modules())
+        self._has_run = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state that a copy, or a file, gets: it runs as it is written."""
+        return {**vars(self), "_compiled": None}
 
     @property
     def classes(self) -> int:
@@ -124,7 +135,8 @@ class LiveTeacher:
     def trace(self, images: Float[Tensor, "batch 3 height width"]) -> Trace:
         """Return what one forward on such images shows; it is made once."""
         if self._traced is None:
-            self._traced = trace(self.module, self.transform(images) if self.transform is not None else images)
+            images = self.transform(images) if self.transform is not None else images
+            self._traced = trace_network(self.module, images, "teacher")
         return self._traced
 
     def head_weight(self, head: Head) -> Float[Tensor, "classes dim"] | None:
@@ -147,11 +159,23 @@ class LiveTeacher:
         indices: Int[Tensor, " batch"] | None = None,
         view: int | None = None,
     ) -> ModelOutput:
-        """Run the network; a live teacher has no use for indices and view."""
-        if self.module.training:  # somebody changed its mode since
+        """Run the network; a live teacher has no use for indices and view.
+
+        Raises:
+            InputError: at the first call, where the network changes its buffers in evaluation mode.
+        """
+        if any(map(_TRAINING, self._parts)):  # somebody changed its mode since, or that of a part
             self.module.eval()
-        with torch.no_grad():
-            return self._extract(images) if self._compiled is None else self._compiled(images)
+        if self._has_run:
+            return self._run(images)
+        try:
+            with still(self.module, "teacher"):
+                output = self._run(images)
+        except RuntimeError:
+            check_images(self.module, images, "teacher")
+            raise
+        self._has_run = True
+        return output
 
     def compile(self, **options: Any) -> None:
         """Compile the forward, its weights becoming constants of the code: after a change of its weights, compile again."""
@@ -164,6 +188,13 @@ class LiveTeacher:
     def close(self) -> None:
         """Remove every hook from the network."""
         self._extractor.close()
+
+    def _run(self, images: Tensor) -> ModelOutput:
+        with torch.no_grad():
+            if self._compiled is None:
+                return self._extractor(images)
+            with self._extractor.attached():
+                return self._compiled(images)
 
     def _extract(self, images: Tensor) -> ModelOutput:
         return self._extractor(images)

@@ -1,26 +1,25 @@
 """The teacher's answers by (sample, view), memory-mapped on disk, so that the teacher is paid for once.
 
 A cache is a folder named by what its answers depend on. Each field of an answer (the logits, the embedding, the map of a
-stage) is one array of rows, one a (view, sample), beside a byte a row that says whether it was written:
+stage) is one array of rows, one a (view, sample), beside a byte a row, its mark:
 
     FOLDER/KEY/about.json            what the key stands for
     FOLDER/KEY/FIELD.json            the field's name and shape
-    FOLDER/KEY/FIELD.f16             [views, samples, *shape], float16, sparse until it is filled; .i32 for whole numbers
-    FOLDER/KEY/FIELD.done            [views, samples]
+    FOLDER/KEY/FIELD.f16             [views, samples, *shape], float16; .i32 for whole numbers
+    FOLDER/KEY/FIELD.done            [views, samples], 0 for a row that is not there, else 1 + the exponent of its scale
+    FOLDER/KEY/.lock                 there while a process fills it
 
-Rows are written before their mark is, so a killed process leaves rows to be written again and never half ones that count.
-Processes that write the same row write the same values.
+A row whose largest value is beyond float16 is stored divided by a power of two, its scale, so that it keeps float16's 11 bits.
+What is not finite is refused. Rows are written before their marks are, so a killed process leaves rows to be written again and
+never half ones that count. One process at a time fills a cache; any number read it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,36 +28,16 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from angularkd.distillation.cache_fields import LARGEST_MARK, Field, digest
 from angularkd.errors import InputError
-from angularkd.system.files import write_json
+from angularkd.system.files import check_writable, folders_made, reserve_file, write_json
+from angularkd.system.locks import Lock
 
-ENDINGS = {"float16": "f16", "int32": "i32"}
-"""Of files, by the type of their numbers."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """One part of the teacher's answer to an image: its name, its shape for one sample, and the type it is stored in."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: Literal["float16", "int32"] = "float16"
-
-    @property
-    def row_bytes(self) -> int:
-        """Return the bytes of one sample."""
-        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
-
-    @property
-    def ending(self) -> str:
-        """Return the ending of its file's name."""
-        return ENDINGS[self.dtype]
-
-    @property
-    def file(self) -> str:
-        """Return its file's name without the ending, different for different fields."""
-        readable = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.name)[:60]
-        return f"{readable}-{_digest(self.name, self.shape)[:8]}"
+FORMAT = 2
+"""Of a cache's files: part of its key, so that no other is read."""
+ABOUT = "about.json"
+"""The file that says what a cache's key stands for."""
+ROOM_REMEDY = "give another folder, fewer views with `cache_views`, or leave out `cache`"
 
 
 @dataclass(frozen=True)
@@ -85,11 +64,11 @@ class About:
     @property
     def key(self) -> str:
         """Return the name of the cache's folder."""
-        return _digest(json.dumps(asdict(self), sort_keys=True))[:16]
+        return digest(FORMAT, json.dumps(asdict(self), sort_keys=True))[:16]
 
 
 class TeacherCache:
-    """A cache on disk; its files are made when the first answer is written.
+    """A cache on disk; its files are made, at their full size, when it begins to be filled.
 
     Args:
         folder: the folder that holds caches.
@@ -104,9 +83,13 @@ class TeacherCache:
         self.folder = folder / about.key
         self.about = about
         self.fields = tuple(fields)
+        self._lock = Lock(self.folder / ".lock")
+        self._arrays: dict[tuple[str, str], np.memmap] = {}
+        self._to_write = 0
         for field in self.fields:
             self._check(field)
-        self._check_room(folder)
+        if self.missing_rows:
+            self._check_room(folder)
 
     @property
     def rows(self) -> int:
@@ -133,56 +116,101 @@ class TeacherCache:
         rows = self._rows(view, indices)
         return torch.from_numpy(~self._held(rows) if self._there else np.ones(len(rows), dtype=bool))
 
+    def reserve(self) -> None:
+        """Become the one process that fills the cache, and make its files, at their full size; nothing is done for a full one.
+
+        Raises:
+            InputError: where another process fills it, the folder cannot be written to, or the disk has no room.
+        """
+        if self._lock.held or not self.missing_rows:
+            return
+        check_writable(self.folder, "cache")
+        with folders_made(self.folder):
+            if not self._lock.acquire():
+                raise InputError(
+                    f"another process fills the teacher cache {self.folder}: wait until it is done, or give another `cache`; a full "
+                    "one serves any number of runs at once"
+                )
+            try:
+                self._make()
+            except BaseException:
+                self._lock.release()
+                raise
+        self._arrays.clear()  # which may have been opened for reading alone
+        self._to_write = self.missing_rows
+
+    def close(self) -> None:
+        """Let other processes fill the cache."""
+        self.flush()
+        self._lock.release()
+
     def write(self, view: int, indices: Int[Tensor, " batch"], values: Mapping[str, Tensor]) -> None:
-        """Store the answers to some samples of a view: for each field [batch, *shape], rounded to the field's type."""
-        self._make()
+        """Store the answers to some samples of a view: for each field [batch, *shape], rounded to the field's type.
+
+        Raises:
+            InputError: for values that are not finite, and as `reserve` does.
+        """
+        self.reserve()
         rows = self._rows(view, indices)
+        marks = {}
         for field in self.fields:
-            self._values[field.name][rows] = values[field.name].to("cpu", getattr(torch, field.dtype)).numpy()
+            self._values(field)[rows], marks[field.name] = field.packed(values[field.name].cpu(), indices)
         for field in self.fields:
-            self._done[field.name][rows] = 1
+            self._marks(field)[rows] = marks[field.name]
+        self._to_write -= len(rows)
+        if self._to_write <= 0:
+            self._to_write = self.missing_rows
+            if not self._to_write:
+                self.close()
 
     def read(self, view: int, indices: Int[Tensor, " batch"], device: torch.device) -> dict[str, Tensor]:
-        """Return the answers to samples of a view, as float32, or int64 where they are whole. All of them must be there."""
+        """Return the answers to samples of a view, as float32, or int64 where they are whole. All of them must be there.
+
+        Raises:
+            InputError: for stored values that `write` cannot have written.
+        """
         rows = self._rows(view, indices)
         read = {}
         for field in self.fields:
-            stored = torch.from_numpy(self._values[field.name][rows])
-            stored = (
-                stored.pin_memory() if device.type == "cuda" else stored
-            )  # so that the copy does not wait for the device
-            on_device = stored.to(device, non_blocking=True)
-            read[field.name] = on_device.float() if stored.is_floating_point() else on_device.long()
+            found = self._values(field)[rows]
+            marks = self._marks(field)[rows]
+            damage = field.damage(found)
+            if damage is not None:
+                raise self._damaged(f"{field.name}: {damage}")
+            read[field.name] = field.unpacked(torch.from_numpy(found), marks, device)
         return read
 
     def flush(self) -> None:
         """Wait until all that was written is on the disk, the values before their marks."""
-        if self._there:
-            for arrays in (self._values, self._done):
-                for array in arrays.values():
-                    array.flush()
+        if self._lock.held:
+            for marks in (False, True):
+                for (_, ending), array in self._arrays.items():
+                    if (ending == "done") == marks:
+                        array.flush()
 
     @property
     def _there(self) -> bool:
         return all(self._file(field, "json").exists() for field in self.fields)
 
     def _held(self, rows: np.ndarray | slice) -> np.ndarray:
-        held: np.ndarray = np.logical_and.reduce([self._done[field.name][rows] == 1 for field in self.fields])
+        marks = [self._marks(field)[rows] for field in self.fields]
+        held: np.ndarray = np.logical_and.reduce([(mark > 0) & (mark <= LARGEST_MARK) for mark in marks])
         return held
 
-    @cached_property
-    def _values(self) -> dict[str, np.memmap]:
-        return {
-            field.name: np.memmap(self._file(field, field.ending), field.dtype, "r+", shape=(self.rows, *field.shape))
-            for field in self.fields
-        }
+    def _values(self, field: Field) -> np.memmap:
+        return self._array(field, field.ending, field.dtype, field.shape)
 
-    @cached_property
-    def _done(self) -> dict[str, np.memmap]:
-        return {
-            field.name: np.memmap(self._file(field, "done"), np.uint8, "r+", shape=(self.rows,))
-            for field in self.fields
-        }
+    def _marks(self, field: Field) -> np.memmap:
+        return self._array(field, "done", "uint8", ())
+
+    def _array(self, field: Field, ending: str, dtype: str, shape: tuple[int, ...]) -> np.memmap:
+        """Return a file as an array; it can be written to where this process fills the cache."""
+        if (field.name, ending) not in self._arrays:
+            mode: Literal["r+", "r"] = "r+" if self._lock.held else "r"
+            self._arrays[field.name, ending] = np.memmap(
+                self._file(field, ending), dtype, mode, shape=(self.rows, *shape)
+            )
+        return self._arrays[field.name, ending]
 
     def _rows(self, view: int, indices: Int[Tensor, " batch"]) -> np.ndarray:
         rows: np.ndarray = indices.cpu().numpy() + view % self.about.views_count * self.about.samples
@@ -195,17 +223,24 @@ class TeacherCache:
         return {field.ending: self.rows * field.row_bytes, "done": self.rows}
 
     def _make(self) -> None:
-        """Create the files that are not there, empty and sparse: of processes that do it at once, none disturbs another."""
-        if self._there:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "about.json", asdict(self.about))
-        for field in self.fields:
-            if not self._file(field, "json").exists():
+        """Create the files that are not there, their room on the disk reserved; where it has none, leave nothing behind."""
+        new = [field for field in self.fields if not self._file(field, "json").exists()]
+        made: list[Path] = []
+        try:
+            for field in new:
                 for ending, size in self._sizes(field).items():
-                    with self._file(field, ending).open("ab") as made:
-                        made.truncate(size)
-                write_json(self._file(field, "json"), asdict(field))
+                    made.append(self._file(field, ending))
+                    reserve_file(made[-1], size)
+        except OSError as error:
+            for file in made:
+                file.unlink(missing_ok=True)
+            raise InputError(
+                f"the teacher cache cannot be made in {self.folder.parent} ({error.strerror}): it needs {self.size_bytes / 2**30:.1f} GiB: "
+                f"{ROOM_REMEDY}"
+            ) from error
+        write_json(self.folder / ABOUT, {"format": FORMAT, **asdict(self.about)})
+        for field in new:
+            write_json(self._file(field, "json"), asdict(field))
 
     def _check(self, field: Field) -> None:
         if not self._file(field, "json").exists():
@@ -213,10 +248,12 @@ class TeacherCache:
         for ending, size in self._sizes(field).items():
             file = self._file(field, ending)
             if not file.exists() or file.stat().st_size != size:
-                raise InputError(
-                    f"the teacher cache {self.folder} is damaged ({file.name} has not its {size:,} bytes): "
-                    "remove the folder, and it is filled anew"
-                )
+                raise self._damaged(f"{file.name} has not its {size:,} bytes")
+
+    def _damaged(self, how: str) -> InputError:
+        return InputError(
+            f"the teacher cache {self.folder} is damaged ({how}): remove the folder, and it is filled anew"
+        )
 
     def _check_room(self, folder: Path) -> None:
         there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
@@ -227,9 +264,15 @@ class TeacherCache:
         if needed > free:
             raise InputError(
                 f"the teacher cache needs {needed / 2**30:.1f} GiB in {folder}, which has {free / 2**30:.1f} GiB left: "
-                "give another folder, fewer views with `cache_views`, or leave out `cache`"
+                f"{ROOM_REMEDY}"
             )
 
 
-def _digest(*parts: Any) -> str:
-    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+def check_folder(folder: Path) -> None:
+    """Check that a folder can hold caches: that it can be written to, or holds some already, which may be full.
+
+    Raises:
+        InputError: where it cannot.
+    """
+    if not any(folder.glob(f"*/{ABOUT}")):
+        check_writable(folder, "cache")

@@ -9,7 +9,6 @@ from angularkd.features.attention import (
     GradCAM,
     MaxMap,
     PowerMap,
-    Several,
     TokenNorm,
     mechanism,
 )
@@ -17,6 +16,7 @@ from angularkd.features.attention_maps import LEAST_SQUARE, match_sizes, normali
 from angularkd.features.class_maps import with_class_maps
 from angularkd.features.extractor import FeatureExtractor, ModelOutput
 from angularkd.features.feature_maps import Stage
+from angularkd.features.outputs import heads_of
 from angularkd.features.pairing import Pair, pair_models
 from angularkd.features.pre_activation import PreActivation
 from angularkd.features.stages import embedding_of, find_stages, head_of, stages_at
@@ -34,13 +34,13 @@ __all__ = [
     "Pair",
     "PowerMap",
     "PreActivation",
-    "Several",
     "Stage",
     "TokenNorm",
     "Trace",
     "embedding_of",
     "find_stages",
     "head_of",
+    "heads_of",
     "match_sizes",
     "mechanism",
     "normalise",

@@ -42,13 +42,14 @@ def with_class_maps(
         return output
     assert output.logits is not None, "a model that has run gives logits"
     features = dict(output.features)
-    for reduction in reductions:
-        if isinstance(reduction, GradCAM):
-            weights = reduction.class_weights(output.logits, labels, teacher_logits)
-            gradients = _gradients(output.logits, weights, stages, output.stage_outputs, create_graph)
-            each = zip(stages, output.stage_outputs, gradients, strict=True)
-            maps = [reduction(stage.as_map(values), stage.as_map(gradient)) for stage, values, gradient in each]
-            features[reduction] = maps if create_graph else [one.detach() for one in maps]
+    with torch.inference_mode(False), torch.set_grad_enabled(create_graph):
+        for reduction in reductions:
+            if isinstance(reduction, GradCAM):
+                weights = reduction.class_weights(output.logits, labels, teacher_logits)
+                gradients = _gradients(output.logits, weights, stages, output.stage_outputs, create_graph)
+                each = zip(stages, output.stage_outputs, gradients, strict=True)
+                maps = [reduction(stage.as_map(values), stage.as_map(gradient)) for stage, values, gradient in each]
+                features[reduction] = maps if create_graph else [one.detach() for one in maps]
     logits = output.logits if create_graph else output.logits.detach()
     return replace(output, logits=logits, features=features, stage_outputs=())
 
@@ -57,6 +58,8 @@ def _gradients(
     logits: Tensor, class_weights: Tensor, stages: Sequence[Stage], outputs: Sequence[Tensor], create_graph: bool
 ) -> list[Tensor]:
     """Return the gradients of the weighted sum of the logits with respect to the stages' outputs."""
+    if class_weights.is_inference():
+        class_weights = class_weights.clone()  # such tensors are not saved for a backward
     with torch.enable_grad():
         score = (logits * class_weights).sum()
         gradients = torch.autograd.grad(score, outputs, retain_graph=True, create_graph=create_graph, allow_unused=True)

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from angularkd.errors import InputError
+
 Layout = Literal["channels_first", "channels_last", "tokens"]
 Grid = tuple[int, int]
 """Height and width of a map, in positions."""
@@ -54,10 +56,6 @@ class Tap:
         found: Tensor = values
         return found
 
-    def copied(self, tensor: Tensor) -> Tensor:
-        """Return the tensor that was read here, as a copy where the model overwrites it later."""
-        return tensor.clone() if self.overwritten and self.behind is None else tensor
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -78,6 +76,7 @@ class Stage:
         before_activation: where the features before the stage's last activation are read, which have its shape and layout: what
             that activation is called with; where the next batch norm takes the features and an activation follows it, that
             norm's output. None where the features themselves are before an activation, or none is known.
+        tokens: how many there are of the layout "tokens", patches and others; 0 where that is not known.
     """
 
     path: str
@@ -90,6 +89,7 @@ class Stage:
     overwritten: bool = False
     side: Side = "output"
     before_activation: Tap | None = None
+    tokens: int = 0
 
     @property
     def name(self) -> str:
@@ -117,10 +117,19 @@ class Stage:
         return self.height * self.width
 
     def as_map(self, features: Tensor) -> Tensor:
-        """Return features in the module's layout as [batch, channel, height, width]."""
+        """Return features in the module's layout as [batch, channel, height, width].
+
+        Raises:
+            InputError: for another number of tokens than there were when the stage was found, of which nobody knows the grid.
+        """
         if self.layout == "channels_first":
             return features
         if self.layout == "tokens":
+            if self.tokens and features.shape[1] != self.tokens:
+                raise InputError(
+                    f"stage {self} gives {features.shape[1]} tokens, and gave {self.tokens} when it was paired, by images of one size and "
+                    "in evaluation: call with images of that size, pair anew for another, and leave out dropping of patches"
+                )
             features = features[:, -self.positions :].reshape(len(features), self.height, self.width, -1)
         return features.permute(0, 3, 1, 2)
 
@@ -153,13 +162,13 @@ class MapReader:
         self._layout: Layout = "channels_first"
         self._grids: dict[int, Grid] = {}
         for shape in shapes:
-            if len(shape) == 4 and (stage := self._read_map("", shape)):
+            if len(shape) == 4 and shape.numel() and (stage := self._read_map("", shape)):
                 self._grids[stage.positions] = stage.grid
 
     def read(self, path: str, shapes: Shapes) -> Stage | None:
         """Return the first of several tensors that is a feature map, as a stage of this path; None where none is."""
         for item, shape in shapes:
-            if len(shape) in (3, 4) and shape[0] == self._batch:
+            if len(shape) in (3, 4) and shape[0] == self._batch and shape.numel():
                 stage = self._read_map(path, shape) if len(shape) == 4 else self._read_tokens(path, shape)
                 if stage is not None:
                     return replace(stage, item=item)
@@ -184,7 +193,8 @@ class MapReader:
         known = (self._grids[tokens - prefix] for prefix in prefixes if tokens - prefix in self._grids)
         alike = (grid for prefix in prefixes if (grid := self._grid_of(tokens - prefix)))
         height, width = next(known, None) or next(alike, (0, 0))
-        return Stage(path, channels, height, width, self._height / height, "tokens") if height else None
+        stride = self._height / height if height else 0.0
+        return Stage(path, channels, height, width, stride, "tokens", tokens=tokens) if height else None
 
     def _grid_of(self, patches: int) -> Grid | None:
         """Return the grid of that many patches with the image's aspect ratio, up to rounding."""

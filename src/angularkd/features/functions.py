@@ -80,6 +80,21 @@ class FunctionLog(TorchFunctionMode):
         return self.dropouts if drops else None
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a function was called with.
+
+    Attributes:
+        tensor: its input.
+        version: that it had then, whose change tells an overwriting; None where it has none.
+        values: the input, or a copy of what it was then.
+    """
+
+    tensor: Tensor
+    version: int | None
+    values: Tensor
+
+
 class FunctionInputs(TorchFunctionMode):
     """While entered, holds what the last activation, and the first of the last dropouts in a row, were called with.
 
@@ -96,8 +111,8 @@ class FunctionInputs(TorchFunctionMode):
     def __init__(self, copies: bool) -> None:
         super().__init__()
         self._copies = copies
-        self.activated: Tensor | None = None
-        self.dropped: Tensor | None = None
+        self.activated: Held | None = None
+        self.dropped: Held | None = None
         self._after_dropout: Tensor | None = None
 
     def __torch_function__(
@@ -107,7 +122,7 @@ class FunctionInputs(TorchFunctionMode):
         given = _input(args, kwargs) if func in ACTIVATIONS or func in DROPOUTS else None
         if given is None:
             return func(*args, **kwargs)
-        held = given.clone() if self._copies else given
+        held = Held(given, version_of(given), given.clone() if self._copies else given)
         result = func(*args, **kwargs)
         if func in ACTIVATIONS:
             self.activated = held
@@ -116,6 +131,11 @@ class FunctionInputs(TorchFunctionMode):
                 self.dropped = held
             self._after_dropout = result
         return result
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """Return how often a tensor was changed in place; None in compiled code and of tensors of inference mode, which do not say it."""
+    return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
 
 
 def observed_when_compiled(function: Callable[..., Any]) -> bool:

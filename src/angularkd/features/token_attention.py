@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from angularkd.errors import InputError
 from angularkd.features.attention_maps import widen
+from angularkd.features.checkpoints import inside_checkpoint, saved_as_they_are
 
 SOFTMAXES = (torch.softmax, F.softmax, Tensor.softmax)
 
@@ -42,14 +44,20 @@ class TokenAttention(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
+            if inside_checkpoint():
+                raise InputError(
+                    "the attention of an nn.MultiheadAttention inside of a gradient checkpoint cannot be read: leave checkpointing out, or "
+                    "use attention=token_norm"
+                )
             output, weights = func(*args, **{**kwargs, "need_weights": True, "average_attn_weights": True})
             self._record(weights)
             return output, weights if kwargs.get("need_weights", True) else None
         result = func(*args, **kwargs)
-        if func is F.scaled_dot_product_attention:
-            self._record(_attention(*args, **kwargs, first_query_only=not self._rollout).mean(dim=1))
-        elif func in SOFTMAXES and result.ndim == 4:
-            self._record(widen(result).mean(dim=1))
+        with saved_as_they_are():
+            if func is F.scaled_dot_product_attention:
+                self._record(_attention(*args, **kwargs, first_query_only=not self._rollout).mean(dim=1))
+            elif func in SOFTMAXES and result.ndim == 4:
+                self._record(widen(result).mean(dim=1))
         return result
 
     def _record(self, attention: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from angularkd.features.feature_maps import Grid, Item, MapReader, Shapes, Stage, Tap, tensors_in
 from angularkd.features.origins import Passages
+from angularkd.features.outputs import heads_of
 from angularkd.system.modes import undisturbed
 
 
@@ -48,7 +49,7 @@ class Trace:
         maps: every module that returned one feature map, once, in the order in which they finish.
         inputs: the map that a module was called with, of every module that was; of one that runs several times, in its last run.
         head: the last linear layer, or 1x1 convolution, whose output is the model's logits; None where there is none.
-        output_shape: of the model's output for two images; None where that is no tensor.
+        output_shape: of the model's logits (`heads_of`) for two images; None where its output holds none.
         output_kind: the name of the output's type.
         image_size: height and width of the images, in pixels.
         flops: floating point operations of a forward of one image; None where they could not be counted.
@@ -85,20 +86,16 @@ def trace(model: nn.Module, images: Tensor) -> Trace:
             record, output = _run(model, images, nullcontext())
             flops = None
     reader = _reader(record, images.shape)
+    logits, _ = heads_of(output)
     return Trace(
         maps=_maps_of(record, reader),
         inputs=_inputs_of(record, reader),
-        head=_head_of(record, logits_in(output)),
-        output_shape=tuple(output.shape) if isinstance(output, Tensor) else None,
+        head=_head_of(record, logits),
+        output_shape=tuple(logits.shape) if isinstance(logits, Tensor) else None,
         output_kind=type(output).__name__,
         image_size=(images.shape[2], images.shape[3]),
         flops=flops,
     )
-
-
-def logits_in(output: Any) -> Any:
-    """Return the `logits` of an output that has such (a network with auxiliary heads gives one), else the output itself."""
-    return output if isinstance(output, Tensor) else getattr(output, "logits", output)
 
 
 @dataclass
@@ -129,7 +126,10 @@ class _Record:
 def _run(model: nn.Module, images: Tensor, context: Any) -> tuple[_Record, Any]:
     record = _Record()
     handles = [
-        handle for path, module in model.named_modules() for handle in _recorders(record, path, module, len(images))
+        handle
+        for path, module in model.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
+        for handle in _recorders(record, path, module, len(images))
     ]
     try:
         with context, record.passages.log:
@@ -228,8 +228,9 @@ def _gives(returned: Tensor, logits: Tensor) -> bool:
 def _head_of(record: _Record, logits: Any) -> Head | None:
     if not isinstance(logits, Tensor):
         return None
-    for tap, given, version, returned in reversed(record.layers):
-        if _gives(returned, logits):
-            origin = record.passages.before_dropout(tap, given, version)
-            return Head(tap.path, math.prod(given.shape[1:]), origin)
-    return None
+    found = [layer for layer in reversed(record.layers) if _gives(layer[-1], logits)]
+    if not found:
+        return None
+    # an auxiliary head gives as many numbers, and may come later
+    tap, given, version, _ = next((layer for layer in found if layer[-1] is logits), found[0])
+    return Head(tap.path, math.prod(given.shape[1:]), record.passages.before_dropout(tap, given, version))

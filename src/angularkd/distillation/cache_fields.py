@@ -1,0 +1,117 @@
+"""The fields of a teacher's cache: how a part of an answer is stored as numbers of 16 bits, and read again.
+
+A row whose largest value is beyond float16 is stored divided by a power of two, its scale, so that it keeps float16's 11 bits.
+Beside the values of a row stands its mark: 0 for a row that is not there, else 1 + the exponent of its scale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from angularkd.errors import InputError
+
+ENDINGS = {"float16": "f16", "int32": "i32"}
+"""Of files, by the type of their numbers."""
+INFINITE = 0x7C00
+"""The exponent's bits of a float16, all set where it is infinite or no number."""
+LARGEST_EXPONENT = 15
+"""Of 2, below which scaled values stay."""
+LARGEST_MARK = 114
+"""The mark of a row of the largest numbers that float32 holds."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One part of the teacher's answer to an image.
+
+    Attributes:
+        name: its name.
+        shape: of one sample.
+        dtype: the type it is stored in.
+        limit: above the largest of whole numbers; None for any.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["float16", "int32"] = "float16"
+    limit: int | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """Return the bytes of one sample."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
+
+    @property
+    def ending(self) -> str:
+        """Return the ending of its file's name."""
+        return ENDINGS[self.dtype]
+
+    @property
+    def file(self) -> str:
+        """Return its file's name without the ending, different for different fields."""
+        readable = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.name)[:60]
+        return f"{readable}-{digest(self.name, self.shape)[:8]}"
+
+    def packed(self, values: Tensor, indices: Int[Tensor, " batch"]) -> tuple[np.ndarray, np.ndarray]:
+        """Return values [batch, *shape] on the host as they are stored, and the mark of each row.
+
+        Args:
+            values: of some samples.
+            indices: of the samples, for the message.
+
+        Raises:
+            InputError: for values that are not finite.
+        """
+        marks = np.ones(len(values), dtype=np.uint8)
+        if self.dtype == "int32":
+            return values.to(torch.int32).numpy(), marks
+        values = values.float()
+        largest = values.abs().flatten(1).amax(dim=1)
+        if not bool(largest.isfinite().all()):
+            image = int(indices[int((~largest.isfinite()).nonzero()[0, 0])])
+            raise InputError(
+                f"the teacher gives no finite {self.name} for training image {image}, so that no cache holds it and no student learns "
+                "from it: check the teacher's weights, and `teacher_normalization`"
+            )
+        rounded = values.half()
+        beyond = rounded.flatten(1).isinf().any(dim=1)
+        if bool(beyond.any()):
+            exponents = torch.where(beyond, torch.frexp(largest).exponent - LARGEST_EXPONENT, 0)
+            rounded = torch.ldexp(values, -self._across(exponents)).half()
+            marks += exponents.to(torch.uint8).numpy()
+        return rounded.numpy(), marks
+
+    def unpacked(self, stored: Tensor, marks: np.ndarray, device: torch.device) -> Tensor:
+        """Return stored values [batch, *shape] on a device, as float32, or int64 where they are whole."""
+        if device.type == "cuda":
+            stored = stored.pin_memory()  # so that the copy does not wait for the device
+        on_device = stored.to(device, non_blocking=True)
+        if not stored.is_floating_point():
+            return on_device.long()
+        exponents = torch.from_numpy(marks.astype(np.int32) - 1)
+        values = on_device.float()
+        return values if not bool(exponents.any()) else torch.ldexp(values, self._across(exponents).to(device))
+
+    def damage(self, stored: np.ndarray) -> str | None:
+        """Return what is wrong with stored values that `packed` cannot have returned, or None."""
+        if self.dtype == "float16":
+            return "values are not finite" if (stored.view(np.uint16) & INFINITE == INFINITE).any() else None
+        outside = self.limit is not None and ((stored < 0) | (stored >= self.limit)).any()
+        return "it names classes that the teacher has not" if outside else None
+
+    def _across(self, rows: Tensor) -> Tensor:
+        """Return a number a row so that it meets the values of its sample."""
+        return rows.view(-1, *[1] * len(self.shape))
+
+
+def digest(*parts: Any) -> str:
+    """Return a digest of values by what they are printed as."""
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()

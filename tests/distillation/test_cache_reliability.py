@@ -1,0 +1,298 @@
+"""What a teacher's cache does with extreme values, damage, full and read-only disks, and other processes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import angularkd
+from angularkd import Distiller, InputError
+from angularkd.cli import main
+from angularkd.distillation import About, CachedTeacher, LiveTeacher, TeacherCache, check_folder
+from angularkd.distillation.cache_fields import Field
+from angularkd.models import cifar
+from angularkd.system import files
+from helpers import DIGITS
+
+ABOUT = About("teacher", "mean 0", "32-true", "data", {"ops": ["flip"]}, samples=10, views_count=2)
+FIELDS = (Field("logits", (3,)), Field("layer1 PowerMap(power=2.0)", (1, 4, 4)))
+ALL = torch.arange(10)
+HERE = torch.device("cpu")
+
+
+def values(count: int = 10, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {field.name: torch.rand(count, *field.shape, generator=generator) for field in FIELDS}
+
+
+def full(folder: Path) -> TeacherCache:
+    cache = TeacherCache(folder, ABOUT, FIELDS)
+    for view in (0, 1):
+        cache.write(view, ALL, values())
+    return cache
+
+
+@pytest.mark.parametrize("largest", [1.0, 65504.0, 65530.0, 1e6, 3e38])
+def test_values_beyond_float16_keep_its_precision(tmp_path, largest) -> None:
+    written = values()
+    written["logits"][4] = written["logits"][4] / written["logits"][4].max() * largest
+    TeacherCache(tmp_path, ABOUT, FIELDS).write(0, ALL, written)
+    read = TeacherCache(tmp_path, ABOUT, FIELDS).read(0, ALL, HERE)["logits"]
+    torch.testing.assert_close(read, written["logits"], rtol=2**-10, atol=2**-24 * max(1.0, largest / 2**15))
+    others = ALL != 4
+    assert torch.equal(read[others], written["logits"][others].half().float()), "rounded as they always were"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_refused_by_name(tmp_path, value) -> None:
+    cache = TeacherCache(tmp_path, ABOUT, FIELDS)
+    written = values()
+    written["logits"][3, 1] = value
+    with pytest.raises(InputError, match=r"no finite logits for training image 6.*check the teacher's weights"):
+        cache.write(1, ALL.flip(0), written)
+    assert cache.missing(1, ALL).all(), "nothing of the batch counts"
+
+
+class Loud(nn.Module):
+    """A network whose embedding and logits are far beyond float16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(1e6 * self.conv(images).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("top", [None, 3])
+def test_a_loud_teacher_teaches_from_its_cache_as_it_does_live(tmp_path, top) -> None:
+    torch.manual_seed(0)
+    teacher, student = Loud(), cifar.create("resnet8", 10)
+    cached = CachedTeacher(LiveTeacher(teacher), tmp_path, ABOUT, top)
+    losses = {"kd": 1.0} if top else {"pkt": 1.0, "kd": 1.0}
+    distiller = Distiller(cached, student, losses, example=torch.zeros(1, 3, 16, 16))
+    images, labels = torch.rand(10, 3, 16, 16), torch.arange(10)
+    assert teacher(images).abs().max() > 65504
+    live = distiller(images, labels, ALL)
+    for _ in ("cold", "warm"):
+        stored = distiller(images, labels, ALL, 1)
+        for name, term in live.terms.items():
+            torch.testing.assert_close(stored.terms[name], term, rtol=5e-3, atol=1e-4)
+
+
+def flags(teacher: Path, folder: Path) -> list[str]:
+    common = [
+        "digits",
+        "--teacher",
+        str(teacher),
+        "--student",
+        "cifar/resnet8",
+        "--image-size",
+        "8",
+        "--augment",
+        "flip",
+    ]
+    return [*common, "--loss", "kd=1", "--loss", "amd=10", "--cache", str(folder / "cache")]
+
+
+@pytest.mark.parametrize("ending", ["logits*.f16", "layer3*.f16"])
+@pytest.mark.parametrize("damage", ["no number", "random bytes"])
+def test_damage_is_found_by_verify_and_by_runs(digits_teacher, tmp_path, capsys, ending, damage) -> None:
+    main(["cache", "fill", *flags(digits_teacher, tmp_path)])
+    file = next((tmp_path / "cache").glob(f"*/{ending}"))
+    numbers = np.fromfile(file, np.float16)
+    if damage == "no number":
+        numbers[:] = np.nan
+        numbers.tofile(file)
+    else:
+        file.write_bytes(np.random.default_rng(0).bytes(file.stat().st_size))
+    given = flags(digits_teacher, tmp_path)
+    run = ["distill", *given, "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / "run")]
+    for command in (["cache", "verify", *given], run):
+        with pytest.raises(SystemExit):
+            main(command)
+        complaint = capsys.readouterr().err
+        assert complaint.count("\n") == 1 and "remove the folder, and it is filled anew" in complaint
+        assert "--lr" not in complaint
+
+
+def test_a_difference_that_is_no_number_is_one(tmp_path) -> None:
+    """The live teacher gives NaN for what was stored when it was sound."""
+    from angularkd.distillation import verify
+    from angularkd.types import Batch
+
+    torch.manual_seed(0)
+    teacher, student = cifar.create("resnet8", 10), cifar.create("resnet8", 10)
+    cached = CachedTeacher(LiveTeacher(teacher), tmp_path, ABOUT)
+    Distiller(cached, student, {"kd": 1.0}, example=torch.zeros(1, 3, 16, 16))
+    batch = Batch(torch.rand(10, 3, 16, 16), torch.zeros(10, dtype=torch.long), ALL, 0)
+    cached(batch.images, ALL, 0)
+    assert verify(cached, [batch])["logits"] < 2e-3
+    with torch.no_grad():
+        teacher.linear.bias.fill_(float("nan"))
+    with pytest.raises(InputError, match="does not hold what the teacher says: logits is off by nan"):
+        verify(cached, [batch])
+
+
+@pytest.mark.parametrize("wrong", [-1, 10, 2**31 - 1])
+def test_a_run_names_classes_that_there_are_not(tmp_path, wrong) -> None:
+    torch.manual_seed(0)
+    teacher, student = cifar.create("resnet8", 10), cifar.create("resnet8", 10)
+
+    def distiller() -> Distiller:
+        cached = CachedTeacher(LiveTeacher(teacher), tmp_path, ABOUT, 3)
+        return Distiller(cached, student, {"kd": 1.0}, example=torch.zeros(1, 3, 16, 16))
+
+    images = torch.rand(10, 3, 16, 16)
+    first = distiller()
+    first(images, None, ALL, 0)
+    first.close()
+    file = next(tmp_path.glob("*/top-classes*.i32"))
+    classes = np.fromfile(file, np.int32)
+    classes[7] = wrong
+    classes.tofile(file)
+    with pytest.raises(InputError, match=r"is damaged \(top classes: it names classes that the teacher has not\)"):
+        distiller()(images, None, ALL, 0)
+
+
+def test_marks_that_cannot_be_are_none(tmp_path) -> None:
+    folder = full(tmp_path).folder
+    file = next(folder.glob("logits*.done"))
+    marks = np.fromfile(file, np.uint8)
+    assert set(marks) == {1}
+    marks[:3] = 200
+    marks.tofile(file)
+    assert TeacherCache(tmp_path, ABOUT, FIELDS).missing_rows == 3
+
+
+def test_its_room_is_reserved_before_anything_is_stored(tmp_path) -> None:
+    about = replace(ABOUT, samples=10_000)
+    cache = TeacherCache(tmp_path, about, FIELDS)
+    cache.reserve()
+    if hasattr(os, "posix_fallocate"):
+        on_disk = sum(file.stat().st_blocks * 512 for file in cache.folder.iterdir())
+        assert on_disk >= cache.size_bytes
+    assert cache.missing_rows == cache.rows
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_that_fills_is_one_line_and_leaves_nothing(digits_teacher, tmp_path, capsys, monkeypatch, code) -> None:
+    calls = []
+
+    def filled(file: int, start: int, size: int) -> None:
+        calls.append(size)
+        if len(calls) > 2:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", filled, raising=False)
+    with pytest.raises(SystemExit):
+        main(["distill", *flags(digits_teacher, tmp_path), "--epochs", "1", "--out", str(tmp_path / "run")])
+    complaint = capsys.readouterr().err
+    assert (
+        complaint.count("\n") == 1 and f"({os.strerror(code)}): it needs" in complaint and "--cache-views" in complaint
+    )
+    assert len(calls) == 3 and not list(tmp_path.iterdir())
+
+
+def test_a_file_system_that_reserves_nothing_is_used_all_the_same(tmp_path, monkeypatch) -> None:
+    def never(*_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", never, raising=False)
+    assert full(tmp_path).missing_rows == 0
+
+
+def test_a_full_cache_on_a_read_only_disk_is_used(digits_teacher, tmp_path, monkeypatch) -> None:
+    main(["cache", "fill", *flags(digits_teacher, tmp_path)])
+    opened = np.memmap
+
+    def reading(file: Path, dtype: object, mode: str, **more: object) -> np.memmap:
+        assert mode == "r"
+        return opened(file, dtype, mode, **more)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(np, "memmap", reading)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    check_folder(tmp_path / "cache")
+    for action in ("info", "verify", "fill"):
+        main(["cache", action, *flags(digits_teacher, tmp_path)])
+    monkeypatch.undo()
+    (tmp_path / "cache").chmod(0o555)
+    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*"))
+    losses, cache = {"kd": 1.0, "amd": 10.0}, str(tmp_path / "cache")
+    angularkd.distill(
+        **{**DIGITS, "batch_size": 128}, teacher=str(digits_teacher), student="cifar/resnet8", loss=losses, cache=cache,
+        augment=("flip",), epochs=1, out=str(tmp_path / "run"),
+    )  # fmt: skip
+    assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")) == before
+    (tmp_path / "cache").chmod(0o755)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from angularkd.system.locks import Lock
+lock = Lock(Path(sys.argv[1]))
+assert lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "finished"])
+def test_one_process_fills_until_it_ends(tmp_path, end) -> None:
+    first = TeacherCache(tmp_path, ABOUT, FIELDS)
+    first.write(0, ALL, values())
+    first.close()
+    cache = TeacherCache(tmp_path, ABOUT, FIELDS)
+    command = [sys.executable, "-c", HOLDER, str(cache.folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        read = cache.read(0, ALL, HERE)["logits"]
+        assert torch.equal(read, values()["logits"].half().float()), "who reads is not kept out"
+        with pytest.raises(InputError, match=r"another process fills the teacher cache .*: wait until.*`cache`"):
+            cache.write(1, ALL, values())
+        if end == "killed":
+            other.kill()
+    cache.write(1, ALL, values())
+    assert cache.missing_rows == 0 and not (cache.folder / ".lock").exists()
+
+
+def test_a_full_cache_keeps_nobody_out(tmp_path) -> None:
+    cache = full(tmp_path)
+    other = TeacherCache(tmp_path, ABOUT, FIELDS[:1])
+    other.reserve()
+    assert not (cache.folder / ".lock").exists()
+    third = TeacherCache(tmp_path, ABOUT, (*FIELDS, Field("embedding", (8,))))
+    third.reserve()
+    assert (cache.folder / ".lock").exists()
+    third.close()
+    assert not (cache.folder / ".lock").exists()
+
+
+def test_the_second_of_two_runs_that_fill_gets_one_line_before_it_trains(digits_teacher, tmp_path, capsys) -> None:
+    from angularkd.training import run as module
+    from helpers import distillation_job
+
+    options = {**DIGITS, "teacher": str(digits_teacher), "student": "cifar/resnet8", "loss": {"kd": 1.0, "amd": 10.0}}
+    job = distillation_job(**options, augment=("flip",), cache=str(tmp_path / "cache"))
+    job.cached.cache.reserve()
+    with pytest.raises(InputError, match="another process fills the teacher cache"):
+        module.run_distillation(job.config.model_copy(update={"out": str(tmp_path / "run"), "epochs": 1}))
+    assert not (tmp_path / "run").exists()
+    job.cached.cache.close()
+    run = angularkd.distill(**options, augment=("flip",), cache=str(tmp_path / "cache"), epochs=1, out=tmp_path / "run")
+    assert run.results["epochs"] == 1
+    assert not list((tmp_path / "cache").glob("*/.lock")), "the run has given it back"
