@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from angularkd.errors import InputError
-from angularkd.metrics import DEFAULT_METRICS, METRICS, SIGNALS, Observation, check_metrics, format_metric
+from angularkd.metrics import DEFAULT_METRICS, METRICS, Observation, check_metrics, format_metric
+from angularkd.metrics.observation import SIGNALS
 
 CLASSES, COUNT = 7, 12
 

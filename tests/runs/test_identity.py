@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from angularkd import InputError
-from angularkd.runs import check_identity, identity_of
+from angularkd.runs import check_identity, check_unchanged, identity_of
 
 OPTIONS = {"data": "digits", "epochs": 3, "lr": 0.1, "image_size": [8, 8], "out": "runs/a", "resume": False}
 
@@ -48,3 +48,14 @@ def test_an_option_that_is_new_since_the_run_was_started_differs() -> None:
     stored = identity_of("DistillConfig", {name: value for name, value in OPTIONS.items() if name != "lr"})
     with pytest.raises(InputError, match="another lr:"):
         check_identity("runs/a", stored, identity_of("DistillConfig", OPTIONS))
+
+
+def test_what_changed_behind_the_same_options_is_named() -> None:
+    stored = {"the train images": "a", "the weights of the teacher": "b"}
+    check_unchanged("runs/a", stored, dict(stored))
+    with pytest.raises(
+        InputError, match=r"^the weights of the teacher changed since the run in runs/a was started: resume"
+    ):
+        check_unchanged("runs/a", stored, {**stored, "the weights of the teacher": "c"})
+    with pytest.raises(InputError, match=r"^the train images and the weights of the teacher changed"):
+        check_unchanged("runs/a", {}, stored)

@@ -14,14 +14,13 @@ To add a metric:
 from angularkd.metrics.evaluate import Extract, Predict, evaluate
 from angularkd.metrics.largest_batch import LARGEST_BATCH, largest_batch
 from angularkd.metrics.metric import Metric
-from angularkd.metrics.observation import SIGNALS, Observation
+from angularkd.metrics.observation import Observation
 from angularkd.metrics.table import DEFAULT_METRICS, METRICS, check_metrics, format_metric
 
 __all__ = [
     "DEFAULT_METRICS",
     "LARGEST_BATCH",
     "METRICS",
-    "SIGNALS",
     "Extract",
     "Metric",
     "Observation",

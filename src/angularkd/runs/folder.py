@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,21 @@ from typing import Any
 import yaml
 
 from angularkd.errors import InputError
-from angularkd.system.files import check_writable, write_json, write_json_lines, write_text
+from angularkd.system.files import (
+    check_writable,
+    remove_empty,
+    remove_temporary,
+    write_json,
+    write_json_lines,
+    write_text,
+)
+from angularkd.system.locks import Lock
+from angularkd.system.plain_yaml import read_yaml_file
 
 STUDENT_FILE = "student.safetensors"
 """The weights in a run's folder, which make the folder itself a SPEC."""
+LOCK_FILE = ".lock"
+"""The file that is there while a process runs in the folder."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,11 @@ class RunFolder:
         return self.path / "checkpoints/last.ckpt"
 
     @property
+    def previous(self) -> Path:
+        """Return the file of the checkpoint before the last, for when that is damaged."""
+        return self.path / "checkpoints/previous.ckpt"
+
+    @property
     def best(self) -> Path:
         """Return the file of the weights of the best epoch by validation accuracy."""
         return self.path / "checkpoints/best.safetensors"
@@ -75,29 +93,81 @@ class RunFolder:
         """Return whether a run was started here."""
         return self.config.exists()
 
-    def claim(self, resume: bool) -> None:
-        """Check that a run may be started here, or, with `resume`, that there is one to go on with.
+    @contextmanager
+    def claimed(self, resume: bool) -> Iterator[RunFolder]:
+        """Hold the folder for a run that is started here, or, with `resume`, goes on; no other process gets it meanwhile.
+
+        A run that fails before anything was trained leaves nothing behind.
 
         Raises:
-            InputError: when the folder cannot be written to, holds something and `resume` is not given, or holds no run to resume.
+            InputError: when another process has it, the folder cannot be written to, holds something and `resume` is not given, or
+                holds no run to resume.
         """
         check_writable(self.path, "out")
-        if self.path.is_dir() and any(self.path.iterdir()) and not resume:
+        self._check(resume)  # before anything is made
+        made = [folder for folder in (self.path, *self.path.absolute().parents) if not folder.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = Lock(self.path / LOCK_FILE)
+        try:
+            if not lock.acquire():
+                raise InputError(f"another process runs in {self.path}: wait until it is done, or give another `out`")
+            self._check(resume)
+            begun_here = not self.started
+            for file in self._files:
+                remove_temporary(file)
+            try:
+                yield self
+            except Exception:
+                if begun_here and not self.checkpoints:
+                    self._discard()
+                raise
+        finally:
+            lock.release()
+            remove_empty(made)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Return the checkpoints that are here, the last first."""
+        return [file for file in (self.checkpoint, self.previous) if file.exists()]
+
+    @property
+    def _files(self) -> tuple[Path, ...]:
+        checkpoints = self.checkpoint, self.previous, self.best
+        return (*checkpoints, self.config, self.plan, self.metrics, self.student, self.results)
+
+    def _check(self, resume: bool) -> None:
+        others = [path for path in self.path.iterdir() if path.name != LOCK_FILE] if self.path.is_dir() else []
+        if others and not resume:
             raise InputError(
                 f"the folder {self.path} exists and is not empty: give another with `out`, or go on with `resume`"
             )
-        if resume and not (self.checkpoint.exists() or self.started or self.teacher.started):
+        if resume and not (self.checkpoints or self.started or self.teacher.started):
             raise InputError(
                 f"there is no run to resume in {self.path}: leave out `resume`, or name its folder with `out`"
             )
 
+    def _discard(self) -> None:
+        """Remove the files of a run that has trained nothing."""
+        for file in self._files:
+            file.unlink(missing_ok=True)
+        remove_empty([self.checkpoint.parent])
+        remove_empty([self.path])
+
     def read_config(self) -> dict[str, Any] | None:
         """Return the options of the run that was started here, None where they cannot be read."""
         try:
-            options = yaml.safe_load(self.config.read_text())
+            options = read_yaml_file(self.config)
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
             return None
         return options if isinstance(options, dict) else None
+
+    def read_results(self) -> dict[str, Any]:
+        """Return the final metrics of the run, empty where they cannot be read."""
+        try:
+            results = json.loads(self.results.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return results if isinstance(results, dict) else {}
 
     def write_config(self, text: str) -> None:
         """Write the resolved configuration, YAML text."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from angularkd.errors import InputError
 
-MAY_DIFFER = ("out", "resume", "device", "workers", "compile", "insist")
+MAY_DIFFER = ("out", "resume", "device", "workers", "compile", "insist", "trust")
 """Options in which a run and its resumption may differ."""
 
 
@@ -34,4 +34,23 @@ def check_identity(folder: object, stored: Mapping[str, Any] | None, current: Ma
         raise InputError(
             f"the run in {folder} was started with another {', '.join(differing)}: "
             "resume with the same options (its config.yaml), or give another `out`"
+        )
+
+
+def check_unchanged(folder: object, stored: Mapping[str, str], current: Mapping[str, str]) -> None:
+    """Check that what the options of a run name is still what it was when the run was started.
+
+    Args:
+        folder: of the run, for the message.
+        stored: fingerprints then, by what a message calls the thing.
+        current: fingerprints now.
+
+    Raises:
+        InputError: where they differ, naming what changed.
+    """
+    changed = [name for name, value in current.items() if stored.get(name) != value]
+    if changed:
+        raise InputError(
+            f"{' and '.join(changed)} changed since the run in {folder} was started: resume with what it was started with, or give "
+            "another `out`"
         )

@@ -21,9 +21,14 @@ of small networks' steps; the latter makes compilation a tenth to a quarter long
 def made_once(function: Callable[..., Result]) -> Callable[..., Result]:
     """Return the function with a memory of its results by its (hashable) arguments: tensors on the device that no step copies there.
 
-    Compiled code, which holds such constants itself and cannot read a cache, calls the function while it is traced.
+    Compiled code, which holds such constants itself and cannot read a cache, calls the function while it is traced. What is first
+    made in inference mode is not of that mode, for a step that takes gradients may ask for it next.
     """
-    remembered = lru_cache(maxsize=64)(function)
+
+    @lru_cache(maxsize=64)
+    def remembered(*arguments: Any) -> Result:
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*arguments)
 
     @wraps(function)
     def made(*arguments: Any) -> Result:

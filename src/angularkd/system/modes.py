@@ -24,6 +24,17 @@ def mode(module: nn.Module, training: bool) -> Iterator[None]:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Have PyTorch compute on one thread inside, so that times do not depend on what else the machine does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Set evaluation mode without gradients inside; afterwards modes and the random state are what they were."""
     with mode(module, training=False), torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -6,19 +6,20 @@ from angularkd.training.build_evaluation import Evaluation, build_evaluation
 from angularkd.training.checkpoint import TrainingState
 from angularkd.training.compilation import compile_step, compile_teacher
 from angularkd.training.job import Job, predictor
-from angularkd.training.loop import Observer, Training, fit
+from angularkd.training.loop import Training, fit
 from angularkd.training.measuring import teacher_speed
 from angularkd.training.meter import TrainingMeter
+from angularkd.training.modules import Modules, taken_out
 from angularkd.training.plan import Plan
 from angularkd.training.progress import Reporter, Silent, duration
-from angularkd.training.run import plan_distillation, run, run_distillation, run_training
+from angularkd.training.run import plan_distillation, run_distillation, run_training
 
 __all__ = [
     "CIFAR_SIZE",
     "PHOTOGRAPH_SIZE",
     "Evaluation",
     "Job",
-    "Observer",
+    "Modules",
     "Plan",
     "Reporter",
     "Silent",
@@ -36,8 +37,8 @@ __all__ = [
     "open_dataset",
     "plan_distillation",
     "predictor",
-    "run",
     "run_distillation",
     "run_training",
+    "taken_out",
     "teacher_speed",
 ]

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from angularkd.config import DistillConfig, EvaluateConfig, Recipe, TrainConfig, format_losses, with_weights
 from angularkd.data import Batches, DataSet, ResidentImages, Views
-from angularkd.distillation import CachedTeacher, Distiller, LiveTeacher
+from angularkd.distillation import CachedTeacher, Distiller, LiveTeacher, built_for
 from angularkd.errors import InputError
 from angularkd.losses import check_soft_labels, read_terms, signals_of
 from angularkd.metrics import largest_batch
 from angularkd.models import (
     Classifier,
     Size,
+    Traces,
     check_class_order,
     check_student,
     check_trained,
     fit_to_images,
     freeze_all_but_head,
-    is_file_spec,
+    is_own,
     open_classifier,
     with_classes,
     with_preprocessing,
@@ -36,9 +39,12 @@ from angularkd.system.devices import open_fabric, place, resolve_precision
 from angularkd.system.modes import mode
 from angularkd.training.build_data import Data, as_size, mixed, noted, sized, training_batches
 from angularkd.training.cache_key import describe_answers
+from angularkd.training.class_logits import class_logits
 from angularkd.training.ema import AveragedStudent
 from angularkd.training.job import Job, predictor
+from angularkd.training.modules import Modules
 from angularkd.training.optimisation import build_optimizer, schedule
+from angularkd.training.recipes import recipe_note, trained_part, with_recipe
 
 WEIGHED_BATCHES = 4
 """Batches on whose gradients weights of `auto` are found."""
@@ -47,21 +53,30 @@ MAPS_ALONE = "leave out the losses that compare logits, for example `loss=ce=1` 
 
 @dataclass(frozen=True)
 class _Models:
-    """The networks of a run as they were opened, and the sizes that images are resized to for them."""
+    """The networks of a run as they were opened, the sizes that images are resized to for them, and what was traced before."""
 
     student: Classifier
     teacher: Classifier | None = None
     student_size: Size | None = None
     teacher_size: Size | None = None
+    traces: Traces = field(default_factory=Traces)
 
 
-def build_distillation(config: DistillConfig, dataset: DataSet, fitted_teacher: str | None = None) -> Job:
+def build_distillation(
+    config: DistillConfig,
+    dataset: DataSet,
+    traces: Traces | None = None,
+    fitted_teacher: str | None = None,
+    modules: Modules = MappingProxyType({}),
+) -> Job:
     """Build everything that `distill` and `plan` need.
 
     Args:
         config: the configuration; its seed has been set by the caller (`angularkd.system.modes.seeded`).
         dataset: what `open_dataset` returned for it.
+        traces: of the networks that this command has built before; those of this run are added.
         fitted_teacher: the folder of the run that fitted the teacher to the data, when `teacher_train` asks for one and it is done.
+        modules: networks that were passed as they are, by role.
 
     Raises:
         InputError: before any image is decoded where that can be known.
@@ -76,20 +91,31 @@ def build_distillation(config: DistillConfig, dataset: DataSet, fitted_teacher: 
             )
     classes = len(dataset.classes)
     student = open_classifier(
-        config.student, classes, weights=config.student_weights, normalization=config.student_normalization
+        config.student,
+        classes,
+        weights=config.student_weights,
+        normalization=config.student_normalization,
+        pretrained=config.student_pretrained,
+        new_head=True,
+        trust=config.trusted,
+        module=modules.get("student"),
     )
+    _check_offered(config.student, student, config.student_pretrained, "student_")
     check_student(student, classes)
     if fitted_teacher is not None:
-        teacher = open_classifier(fitted_teacher, classes)
+        teacher = open_classifier(fitted_teacher, classes, trust=config.trusted, module=modules.get("teacher"))
     else:
-        teacher = open_teacher(config, config.teacher, dataset.classes)
+        teacher = open_teacher(config, config.teacher, dataset.classes, modules)
     _check_classes(teacher, classes, signals_of(terms))
-    models = _Models(student, teacher, as_size(config.student_input_size), as_size(config.teacher_input_size))
+    sizes = as_size(config.student_input_size), as_size(config.teacher_input_size)
+    models = _Models(student, teacher, *sizes, traces or Traces())
     job = _assemble(config, dataset, models, config.losses)
     return replace(job, teacher_ready=config.teacher_train is None or fitted_teacher is not None)
 
 
-def build_training(config: TrainConfig, dataset: DataSet) -> Job:
+def build_training(
+    config: TrainConfig, dataset: DataSet, traces: Traces | None = None, modules: Modules = MappingProxyType({})
+) -> Job:
     """Build everything that `train` needs; arguments and errors are those of `build_distillation`."""
     config = config.model_copy(update={"precision": resolve_precision(config.device, config.precision)})
     model = open_classifier(
@@ -99,18 +125,24 @@ def build_training(config: TrainConfig, dataset: DataSet) -> Job:
         normalization=config.normalization,
         pretrained=config.pretrained,
         new_head=config.new_head,
+        trust=config.trusted,
+        module=modules.get("model"),
     )
-    if config.pretrained and not model.pretrained and not is_file_spec(config.model):
-        raise InputError(f"{config.model} offers no weights of its own: give a file as `weights`, not `pretrained`")
-    if config.train_only_head and not model.pretrained and not is_file_spec(config.model):
+    _check_offered(config.model, model, config.pretrained)
+    if config.train_only_head and not model.pretrained and not is_own(config.model):
         raise InputError(f"{config.model} has no trained weights below its head: give `pretrained`, or `weights`")
     check_student(model, len(dataset.classes), "give `new_head` to start its classification layer anew")
     losses = {"ce": {"weight": 1.0, "label_smoothing": config.label_smoothing}}
-    models = _Models(model, student_size=as_size(config.input_size))
+    models = _Models(model, student_size=as_size(config.input_size), traces=traces or Traces())
     return _assemble(config, dataset, models, losses, only_head=config.train_only_head)
 
 
-def open_teacher(config: DistillConfig | EvaluateConfig, spec: str, classes: tuple[str, ...]) -> Classifier:
+def open_teacher(
+    config: DistillConfig | EvaluateConfig,
+    spec: str,
+    classes: tuple[str, ...],
+    modules: Modules = MappingProxyType({}),
+) -> Classifier:
     """Open the teacher with its weights, its classes mapped to the data's; or, where it is to be fitted to them, with a head for them.
 
     Raises:
@@ -124,6 +156,8 @@ def open_teacher(config: DistillConfig | EvaluateConfig, spec: str, classes: tup
         normalization=config.teacher_normalization,
         pretrained=True,
         new_head=fitted is not None,
+        trust=config.trusted,
+        module=modules.get("teacher"),
     )
     if fitted != "all":
         check_trained(teacher)
@@ -150,11 +184,14 @@ def _assemble(
     student, teacher = _fitted(models, data, train)
     if only_head:
         freeze_all_but_head(student)
+    part = trained_part(student.pretrained, only_head)
+    given, config = config, with_recipe(config, part)
+    student = replace(student, notes=(*student.notes, recipe_note(given, config, part)))
     views = _views(config, data)
     batches = training_batches(data, train, views, config)
     average = AveragedStudent(student.module, config.ema) if config.ema is not None else None
     answers = _answers(config, teacher, data, train, views)
-    distiller = _distiller(config, student, answers, losses, data)
+    distiller = _distiller(config, student, answers, losses, data, _class_logits(fabric, data, teacher, losses, config))
     place(distiller, fabric.device)
     if average is not None:
         place(average.module, fabric.device)
@@ -166,7 +203,7 @@ def _assemble(
         for split in ("val", "test")
     )
     return Job(
-        _resolved(config, data, train, views, optimizer),
+        _resolved(config, data, train, views),
         fabric,
         noted(data, {"train": batches, "val": validation, "test": test}),
         mixed_batches,
@@ -189,7 +226,7 @@ def _fitted(models: _Models, data: Data, train: ResidentImages | None) -> tuple[
     stats = data.channel_stats(train) if unknown else ((), ())
 
     def fitted(model: Classifier, size: Size | None, role: str) -> Classifier:
-        ready = fit_to_images(with_preprocessing(model, stats), data.size_of("train"), size, role)
+        ready = fit_to_images(with_preprocessing(model, stats), data.size_of("train"), size, role, models.traces)
         check_class_order(ready, data.dataset.classes, role)
         return ready
 
@@ -223,6 +260,7 @@ def _distiller(
     teacher: LiveTeacher | CachedTeacher | None,
     losses: Mapping[str, Any],
     data: Data,
+    of_classes: Tensor | None,
 ) -> Distiller:
     return Distiller(
         teacher,
@@ -233,7 +271,21 @@ def _distiller(
         student_transform=student.preprocessing,
         student_trace=student.trace,
         train_labels=torch.from_numpy(data.dataset.train.labels.copy()),
+        class_logits=of_classes,
     )
+
+
+def _class_logits(
+    fabric: Fabric, data: Data, teacher: Classifier | None, losses: Mapping[str, Any], config: Recipe
+) -> Tensor | None:
+    """Return the teacher's logits of some training images of each class, where a loss is built for them."""
+    if teacher is None or not built_for("class_logits", read_terms(losses)):
+        return None
+    place(teacher.module, fabric.device)
+    with mode(teacher.module, training=False):
+        found = class_logits(data, predictor(fabric, teacher), config.batch_size)
+    teacher.module.to("cpu")  # where it is traced
+    return found
 
 
 def _with_found_weights(config: Recipe, distiller: Distiller, batches: Batches, fabric: Fabric) -> Recipe:
@@ -252,6 +304,7 @@ def _with_found_weights(config: Recipe, distiller: Distiller, batches: Batches, 
 def _optimisation(config: Recipe, distiller: Distiller, steps_an_epoch: int) -> tuple[Optimizer, LambdaLR]:
     if not any(parameter.requires_grad for parameter in distiller.student.parameters()):
         raise InputError("the model has no parameter that is to be trained: set requires_grad on some")
+    assert config.optimizer is not None and config.lr is not None and config.weight_decay is not None, "with_recipe"
     optimizer = build_optimizer(
         config.optimizer,
         [parameter for parameter in distiller.parameters() if parameter.requires_grad],
@@ -266,14 +319,12 @@ def _optimisation(config: Recipe, distiller: Distiller, steps_an_epoch: int) -> 
     return optimizer, LambdaLR(optimizer, factor)
 
 
-def _resolved(config: Recipe, data: Data, train: ResidentImages | None, views: Views, optimizer: Optimizer) -> Recipe:
+def _resolved(config: Recipe, data: Data, train: ResidentImages | None, views: Views) -> Recipe:
     """Return the configuration with every default that depends on models and data filled in."""
     resolved = {
         "image_size": data.size_of("train"),
         "loader": "workers" if train is None else "resident",
         "augment": tuple(views.ops),
-        "lr": optimizer.defaults["lr"],
-        "weight_decay": optimizer.defaults["weight_decay"],
     }
     return config.model_copy(update=resolved)
 
@@ -290,3 +341,9 @@ def _check_classes(teacher: Classifier, data_classes: int, signals: frozenset[st
             f"the teacher tells apart {teacher.outputs} classes, the data has {data_classes}: give a teacher trained on these "
             f"classes, or {MAPS_ALONE}"
         )
+
+
+def _check_offered(spec: str, model: Classifier, asked: bool, role: str = "") -> None:
+    """Raise InputError where the weights of a model's library are asked for, and it offers none."""
+    if asked and not model.pretrained and not is_own(spec):
+        raise InputError(f"{spec} offers no weights of its own: give a file as `{role}weights`, not `{role}pretrained`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from lightning_fabric import Fabric
 
@@ -21,6 +22,7 @@ from angularkd.models import (
 from angularkd.system.devices import open_fabric, place, resolve_precision
 from angularkd.training.build import images_at_once, open_teacher
 from angularkd.training.build_data import Data, as_size, sized
+from angularkd.training.modules import Modules
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,13 @@ class Evaluation:
     teacher: Classifier | None
 
 
-def build_evaluation(config: EvaluateConfig, dataset: DataSet) -> Evaluation:
+def build_evaluation(config: EvaluateConfig, dataset: DataSet, modules: Modules = MappingProxyType({})) -> Evaluation:
     """Build everything that `evaluate` needs.
 
     Args:
         config: the configuration.
         dataset: what `open_dataset` returned for it.
+        modules: networks that were passed as they are, by role.
 
     Raises:
         InputError: for models that were never trained, or tell apart other classes than the data has.
@@ -51,12 +54,18 @@ def build_evaluation(config: EvaluateConfig, dataset: DataSet) -> Evaluation:
     config = config.model_copy(update={"precision": resolve_precision(config.device, config.precision)})
     fabric = open_fabric(config.device, config.precision)
     model = open_classifier(
-        config.model, len(dataset.classes), weights=config.weights, normalization=config.normalization, pretrained=True
+        config.model,
+        len(dataset.classes),
+        weights=config.weights,
+        normalization=config.normalization,
+        pretrained=True,
+        trust=config.trusted,
+        module=modules.get("model"),
     )
     check_trained(model, "model")
     if config.classes is not None:
         model = with_classes(model, config.classes, dataset.classes)
-    teacher = open_teacher(config, config.teacher, dataset.classes) if config.teacher is not None else None
+    teacher = open_teacher(config, config.teacher, dataset.classes, modules) if config.teacher is not None else None
     unknown = any(classifier is not None and classifier.preprocessing is None for classifier in (model, teacher))
     data = sized(config, dataset, fabric.device, model, teacher, {config.split, "train"} if unknown else {config.split})
     sizes = {"model": (model, config.input_size), "teacher": (teacher, config.teacher_input_size)}

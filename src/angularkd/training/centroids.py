@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from angularkd.types import Batch
 
 Embed = Callable[[Tensor], Tensor]
-"""From images in 0..1 to embeddings [batch, dim]."""
+"""From images in 0..1 to embeddings [batch, dim], or to feature maps, which are averaged over their positions."""
 
 
 @torch.no_grad()
@@ -45,4 +45,5 @@ def nearest_centroid_accuracy(embed: Embed, known: Iterable[Batch], asked: Itera
 
 
 def _directions(embed: Embed, images: Tensor) -> Float[Tensor, "batch dim"]:
-    return F.normalize(embed(images).float(), dim=1)
+    embedding = embed(images).float()
+    return F.normalize(embedding.flatten(2).mean(dim=2) if embedding.ndim > 2 else embedding, dim=1)

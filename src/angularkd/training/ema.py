@@ -26,7 +26,7 @@ class AveragedStudent:
     Deliberately no nn.Module: a holder does not list the copy among its parameters, nor train it, nor save it twice.
 
     Args:
-        student: copied before hooks are put on it, for hooks are copied along.
+        student: whose weights are averaged.
         decay: between 0 and 1.
     """
 

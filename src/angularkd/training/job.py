@@ -50,7 +50,7 @@ class Job:
     def notes(self) -> list[str]:
         """Return what was decided about the data and the models."""
         models = (*(self.teacher.notes if self.teacher is not None else ()), *self.student.notes)
-        return [*self.data.dataset.notes, *models]
+        return list(dict.fromkeys((*self.data.dataset.notes, *models)))
 
     @property
     def result(self) -> Classifier:

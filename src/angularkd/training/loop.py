@@ -88,6 +88,7 @@ def fit(training: Training, state: TrainingState, observer: Observer) -> None:
             optimizer.step()
             if training.average is not None:
                 training.average.update()
+            lr = training.scheduler.get_last_lr()[0]
             training.scheduler.step()
             optimizer.zero_grad()
             state.step += 1
@@ -105,7 +106,7 @@ def fit(training: Training, state: TrainingState, observer: Observer) -> None:
         row = {
             "epoch": state.epoch,
             "step": state.step,
-            "lr": training.scheduler.get_last_lr()[0],
+            "lr": lr,
             **means,
             "images_per_second": meter.images / seconds,
             **{f"val_{name}": value for name, value in validation.items()},

@@ -8,15 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from angularkd.errors import InputError
 
 Factor = Callable[[int], float]
-
-LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}
-WEIGHT_DECAYS = {"sgd": 5e-4, "adamw": 0.05}
 
 ONE_CYCLE_START = 1 / 25
 """A one-cycle run starts at this fraction of its peak rate, as torch.optim.lr_scheduler.OneCycleLR does."""
@@ -26,8 +24,8 @@ def build_optimizer(
     name: str,
     parameters: Sequence[nn.Parameter],
     *,
-    lr: float | None,
-    weight_decay: float | None,
+    lr: float,
+    weight_decay: float,
     momentum: float,
     nesterov: bool,
     unscales: bool,
@@ -37,8 +35,8 @@ def build_optimizer(
     Args:
         name: sgd or adamw.
         parameters: what is trained.
-        lr: peak learning rate; None for that in LEARNING_RATES.
-        weight_decay: None for that in WEIGHT_DECAYS.
+        lr: peak learning rate.
+        weight_decay: of both.
         momentum, nesterov: of sgd.
         unscales: whether the loop unscales float16 gradients itself, which a fused optimiser would do again.
 
@@ -47,14 +45,26 @@ def build_optimizer(
     """
     if not parameters:
         raise InputError("the model has no parameter that is to be trained: set requires_grad on some")
-    lr = LEARNING_RATES[name] if lr is None else lr
-    decay = WEIGHT_DECAYS[name] if weight_decay is None else weight_decay
     fused = parameters[0].device.type in ("cpu", "cuda") and not unscales
     if name == "adamw":
-        return AdamW(parameters, lr=lr, weight_decay=decay, fused=fused)
-    return SGD(
-        parameters, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, weight_decay=decay, fused=fused
+        return AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
+    optimizer = SGD(
+        parameters, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, weight_decay=weight_decay, fused=fused
     )
+    if fused and momentum > 0:
+        _begin_momentum(optimizer)
+    return optimizer
+
+
+def _begin_momentum(optimizer: SGD) -> None:
+    """Let the momentum of every parameter be zeros, from which the first step makes the gradient, as it should.
+
+    The fused kernel itself begins with memory that nothing was written to. It wants all gradients to come first in the same step, so it
+    fails for a layer that was skipped then, and goes on with that memory where a gradient scaler has skipped the step.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def constant(progress: float) -> float:
@@ -74,13 +84,12 @@ def stepwise(milestones: Sequence[float], gamma: float) -> Callable[[float], flo
 
 def with_warmup(course: Callable[[float], float], total_steps: int, warmup_steps: int) -> Factor:
     """Return a linear rise over `warmup_steps`, then `course` over the rest, whose progress runs from 0 to 1."""
+    return _warmed_up(lambda step: course((step - warmup_steps) / max(1, total_steps - warmup_steps)), warmup_steps)
 
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        return course((step - warmup_steps) / max(1, total_steps - warmup_steps))
 
-    return factor
+def _warmed_up(factor: Factor, warmup_steps: int) -> Factor:
+    """Return a linear rise over `warmup_steps`, then a factor as it is."""
+    return lambda step: (step + 1) / (warmup_steps + 1) if step < warmup_steps else factor(step)
 
 
 def one_cycle(total_steps: int, warmup_steps: int) -> Factor:
@@ -103,10 +112,13 @@ def schedule(
         name: cosine, onecycle, step or constant. onecycle without a warm-up rises for 30 % of the run.
         total_steps: optimiser steps of the run.
         warmup_steps: those of its warm-up.
-        milestones: where the step schedule drops, as fractions of the run.
+        milestones: where the step schedule drops, as fractions of the run, its warm-up included.
         gamma: factor of each of its drops.
     """
     if name == "onecycle":
         return one_cycle(total_steps, warmup_steps or max(1, round(0.3 * total_steps)))
-    courses = {"cosine": cosine, "constant": constant, "step": stepwise(milestones, gamma)}
+    if name == "step":
+        drops = stepwise(milestones, gamma)
+        return _warmed_up(lambda step: drops(step / max(1, total_steps)), warmup_steps)
+    courses = {"cosine": cosine, "constant": constant}
     return with_warmup(courses[name], total_steps, warmup_steps)

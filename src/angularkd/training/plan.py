@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from angularkd.config import DistillConfig, Recipe
 from angularkd.distillation import CachedTeacher, uncacheable
 from angularkd.errors import InputError
 from angularkd.features import Pair
+from angularkd.losses import notes_of
 from angularkd.metrics import evaluate
 from angularkd.models import Classifier
 from angularkd.system.modes import mode
+from angularkd.training.build_data import Data
 from angularkd.training.centroids import nearest_centroid_accuracy
+from angularkd.training.chance import check_better_than_chance, score, selected
 from angularkd.training.job import Job
 from angularkd.training.measuring import (
     balance_notes,
@@ -24,9 +31,11 @@ from angularkd.training.measuring import (
     teacher_speed,
     training_speed,
 )
+from angularkd.training.memorised import memorised_note
+from angularkd.training.teacher_outputs import notes_on_outputs
 
 MEASURED_IMAGES = 500
-"""Validation images at most that the teacher is measured on: enough to see that it is the right one."""
+"""Validation images at most that the teacher is measured on, and training images: enough to see that it is the right one."""
 CENTROID_IMAGES, CENTROID_IMAGES_A_CLASS = 500, 10
 """Training images at most, in all and for each class (the larger counts), from which the centroids of a teacher without a head come."""
 
@@ -77,8 +86,8 @@ def make_plan(job: Job, epochs: int) -> Plan:
         epochs: how many the run has.
 
     Raises:
-        InputError: when the teacher is no better than chance on the validation split, and when a loss takes so much of the first
-            gradient that the student would not learn its classes.
+        InputError: when the teacher is no better than chance, and when a loss takes so much of the first gradient that the student
+            would not learn its classes.
     """
     assert job.teacher is not None
     notes = job.notes
@@ -92,7 +101,7 @@ def make_plan(job: Job, epochs: int) -> Plan:
     if job.teacher_ready and not insists(job.config):
         check_runaway(shares, job.distiller.losses.weights, on_logits)
     notes += balance_notes(shares, job.distiller.losses.weights, on_logits)
-    notes += [f"{name}: {note}" for name, note in _notes_of_losses(job)]
+    notes += notes_of(job.distiller.losses, [pair.size for pair in job.distiller.pairs], len(job.data.dataset.classes))
     live_losses = uncacheable(job.distiller.losses.reductions_by_loss)
     if live_losses:
         notes.append(f"{' and '.join(live_losses)} must use the live teacher: no cache stores what they need")
@@ -124,26 +133,6 @@ def insists(config: Recipe) -> bool:
     return isinstance(config, DistillConfig) and config.insist
 
 
-def above_chance(accuracy: float, num_classes: int, samples: int) -> bool:
-    """Return whether an accuracy is more than two standard errors above guessing."""
-    chance = 1 / num_classes
-    return accuracy > chance + 2 * math.sqrt(chance * (1 - chance) / samples)
-
-
-def check_better_than_chance(accuracy: float, num_classes: int, samples: int) -> None:
-    """Check that an accuracy is more than two standard errors above guessing.
-
-    Raises:
-        InputError: where it is not.
-    """
-    chance = 1 / num_classes
-    if not above_chance(accuracy, num_classes, samples):
-        raise InputError(
-            f"the teacher's accuracy on the {samples} validation images is {accuracy:.1%}, no better than chance ({chance:.1%}): "
-            "check its weights, its normalization and the order of its classes"
-        )
-
-
 def describe_pair(pair: Pair, before_activation: Sequence[str]) -> dict[str, Any]:
     """Return a row of the table of pairs.
 
@@ -165,58 +154,77 @@ def describe_pair(pair: Pair, before_activation: Sequence[str]) -> dict[str, Any
 
 def _measure_teacher(job: Job, notes: list[str]) -> tuple[dict[str, float], int]:
     """Return the teacher's metrics on validation images, and on how many; add notes on what they mean."""
-    assert job.teacher is not None
-    dataset = job.data.dataset
+    teacher, dataset = job.teacher, job.data.dataset
+    assert teacher is not None
     classes = len(dataset.classes)
     if not job.teacher_ready:
         notes.append(
             "the teacher is fitted to the training images first: its accuracy and its gradients are not known yet"
         )
         return {}, 0
-    if not job.teacher.has_head:
+    if not teacher.has_head:
         return _measure_embedding(job, notes)
-    if job.teacher.outputs != classes:
+    if teacher.outputs != classes:
         notes.append(
-            f"the teacher tells apart {job.teacher.num_classes} classes, the data has {classes}: its maps teach, its logits do not"
+            f"the teacher tells apart {teacher.num_classes} classes, the data has {classes}: its maps teach, its logits do not"
         )
         return {}, 0
     some = job.data.some("val", MEASURED_IMAGES)
-    images = len(some.dataset.val)
     batches = some.batches("val", job.config.batch_size).epoch(0)
-    validation = evaluate(job.teacher.module, job.predict_teacher, batches, classes)
-    check_better_than_chance(validation["accuracy"], classes, images)
+    kept: list[Tensor] = []
+
+    def predict(images: Tensor) -> Tensor:
+        logits = job.predict_teacher(images)
+        kept.append(logits.float().cpu())
+        return logits
+
+    validation = evaluate(teacher.module, predict, batches, classes)
+    hints = notes_on_outputs(torch.cat(kept), torch.from_numpy(some.dataset.val.labels.copy()), dataset.classes)
+
+    def accuracy(data: Data, split: str) -> float:
+        images = data.batches(split, job.config.batch_size).epoch(0)
+        return evaluate(teacher.module, job.predict_teacher, images, classes, metrics=("accuracy",))["accuracy"]
+
+    first = score(validation["accuracy"], some.dataset.val.labels)
+    try:
+        notes += check_better_than_chance(job.data, first, accuracy, np.arange(len(dataset.train)))
+    except InputError as error:
+        raise InputError("; ".join([str(error), *hints])) from None
+    notes += hints
+    if "teacher_logits" in job.distiller.signals:
+        known = job.data.some("train", MEASURED_IMAGES)
+        note = memorised_note(accuracy(known, "train"), len(known.dataset.train), validation["accuracy"])
+        notes += [note] if note is not None else []
     if any("drawn from train" in note for note in dataset.notes):
         notes.append(
             "the teacher may have been trained on the validation images, which are drawn from train: its accuracy there flatters it"
         )
-    return validation, images
+    return validation, len(some.dataset.val)
 
 
 def _measure_embedding(job: Job, notes: list[str]) -> tuple[dict[str, float], int]:
     """Return the accuracy of nearest centroids on validation images of a teacher without a head, and on how many; add a note on it."""
-    assert job.teacher is not None
+    teacher = job.teacher
+    assert teacher is not None
     classes, size = len(job.data.dataset.classes), job.config.batch_size
-    train = job.data.some("train", max(CENTROID_IMAGES, CENTROID_IMAGES_A_CLASS * classes))
+    count = max(CENTROID_IMAGES, CENTROID_IMAGES_A_CLASS * classes)
     some = job.data.some("val", MEASURED_IMAGES)
-    images, known = len(some.dataset.val), len(train.dataset.train)
-    with mode(job.teacher.module, training=False):
-        accuracy = nearest_centroid_accuracy(
-            job.predict_teacher, train.batches("train", size).epoch(0), some.batches("val", size).epoch(0), classes
-        )
-    check_better_than_chance(accuracy, classes, images)
+
+    def accuracy(known: Data, asked: Data, split: str) -> float:
+        with mode(teacher.module, training=False):
+            images = known.batches("train", size).epoch(0), asked.batches(split, size).epoch(0)
+            return nearest_centroid_accuracy(job.predict_teacher, *images, classes)
+
+    train = job.data.some("train", count)
+    found = accuracy(train, some, "val")
+    every, first = np.arange(len(job.data.dataset.train)), score(found, some.dataset.val.labels)
+    half = selected(job.data, "train", every[::2]).some("train", count)
+    notes += check_better_than_chance(job.data, first, functools.partial(accuracy, half), every[1::2])
     notes.append(
         f"the teacher has no classification layer: its embeddings teach, and its accuracy is that of the nearest of {classes} "
-        f"centroids, each the mean of its class among {known:,} training images"
+        f"centroids, each the mean of its class among {len(train.dataset.train):,} training images"
     )
-    return {"accuracy": accuracy}, images
-
-
-def _notes_of_losses(job: Job) -> Iterator[tuple[str, str]]:
-    """Yield what losses say of the sizes at which their stages are compared."""
-    sizes = [pair.size for pair in job.distiller.pairs]
-    for name, loss in job.distiller.losses.losses.items():
-        notes = getattr(loss, "notes", None)
-        yield from ((name, note) for note in (notes(sizes) if notes is not None else []))
+    return {"accuracy": found}, len(some.dataset.val)
 
 
 def _describe_data(job: Job) -> dict[str, Any]:

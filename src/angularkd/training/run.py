@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 import math
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from angularkd.config import DistillConfig, Recipe, TrainConfig, format_losses, stored_weights, with_weights
 from angularkd.data import DataSet
+from angularkd.distillation import check_folder
 from angularkd.errors import InputError
 from angularkd.metrics import evaluate
-from angularkd.models import fingerprint, offers_weights, save_weights
-from angularkd.runs import Run, RunFolder, StudentMetadata, check_identity, identity_of
-from angularkd.system.files import check_writable
+from angularkd.models import Traces, fingerprint, offers_weights, save_weights
+from angularkd.runs import Run, RunFolder, check_identity, identity_of
 from angularkd.system.modes import seeded
 from angularkd.training.build import build_distillation, build_training
 from angularkd.training.build_data import open_dataset
+from angularkd.training.chance import Score
 from angularkd.training.checkpoint import Checkpointer, TrainingState
 from angularkd.training.compilation import compile_step
+from angularkd.training.fingerprints import run_fingerprints
 from angularkd.training.job import Job
 from angularkd.training.loop import Training, fit
 from angularkd.training.meter import TrainingMeter
-from angularkd.training.plan import Plan, above_chance, make_plan
+from angularkd.training.modules import Modules, as_started
+from angularkd.training.plan import Plan, make_plan
 from angularkd.training.progress import Reporter, Silent
+from angularkd.training.results import final_results, save_best, student_metadata, weights_of
 
+C = TypeVar("C", bound=Recipe)
+
+LONGEST_SHORT_BYTES = 70
 CHANCE_AFTER = 0.1
 """Share of a run after which a student that is still at chance is reported."""
 
 
-def run_training(config: TrainConfig, reporter: Reporter | None = None) -> Run:
+def run_training(config: TrainConfig, reporter: Reporter | None = None, modules: Modules = MappingProxyType({})) -> Run:
     """Train a classifier.
 
     Args:
         config: what to train, and how.
         reporter: to whom the run reports; None for nobody.
+        modules: networks that were passed as they are, by role; what is trained is trained in place.
 
     Returns:
         The finished run.
@@ -46,33 +55,42 @@ def run_training(config: TrainConfig, reporter: Reporter | None = None) -> Run:
     Raises:
         InputError: when something that was given cannot be used.
     """
-    folder = _claim(config, _short(config.model))
-    dataset = open_dataset(config)
-    with seeded(config.seed):
-        return run(build_training(config, dataset), folder, reporter or Silent())
+    with _claimed(config, _short(config.model)) as folder:
+        config = _going_on(config, folder, "model")
+        dataset = open_dataset(config)
+        with seeded(config.seed):
+            return run(build_training(config, dataset, modules=modules), folder, reporter or Silent())
 
 
-def run_distillation(config: DistillConfig, reporter: Reporter | None = None) -> Run:
+def run_distillation(
+    config: DistillConfig, reporter: Reporter | None = None, modules: Modules = MappingProxyType({})
+) -> Run:
     """Distil a teacher into a student, after fitting the teacher to the data where `teacher_train` asks for that.
 
     Arguments, result and errors are those of `run_training`.
     """
     reporter = reporter or Silent()
     if config.cache is not None:
-        check_writable(Path(config.cache), "cache")
-    folder = _claim(config, f"{_short(config.student)}-from-{_short(config.teacher)}")
-    config = _with_stored_weights(config, folder)
-    dataset = open_dataset(config)
-    fitted = _fit_teacher(config, dataset, folder.teacher, reporter) if config.teacher_train is not None else None
-    with seeded(config.seed):
-        return run(build_distillation(config, dataset, fitted), folder, reporter)
+        check_folder(Path(config.cache))
+    trained = ("student", "teacher") if config.teacher_train is not None else ("student",)
+    with _claimed(config, f"{_short(config.student)}-from-{_short(config.teacher)}") as folder:
+        config = _going_on(_with_stored_weights(config, folder), folder, *trained)
+        dataset, traces, fitted = open_dataset(config), Traces(), None
+        if config.teacher_train is not None:
+            fitted = _fit_teacher(config, dataset, traces, folder.teacher, reporter, modules)
+            config = _with_teachers_recipe(config, folder.teacher)
+        with seeded(config.seed):
+            return run(build_distillation(config, dataset, traces, fitted, modules), folder, reporter)
 
 
-def plan_distillation(config: DistillConfig) -> Plan:
+def plan_distillation(config: DistillConfig, modules: Modules = MappingProxyType({})) -> Plan:
     """Return what `run_distillation` would pair, check and spend; nothing is written."""
     dataset = open_dataset(config)
     with seeded(config.seed):
-        return make_plan(build_distillation(config, dataset), config.epochs)
+        job = build_distillation(config, dataset, modules=modules)
+        plan = make_plan(job, config.epochs)
+    job.distiller.close()
+    return plan
 
 
 def run(job: Job, folder: RunFolder, reporter: Reporter, *, more_follows: bool = False) -> Run:
@@ -86,12 +104,16 @@ def run(job: Job, folder: RunFolder, reporter: Reporter, *, more_follows: bool =
     """
     config, started = job.config, time.perf_counter()
     checkpointer = _checkpointer(job, folder)
-    resumed = config.resume and checkpointer.path.exists()
+    resumed = config.resume and bool(folder.checkpoints)
     if config.resume and not resumed and folder.started:
         check_identity(folder.path, _stored_identity(type(config), folder), _identity(config))
 
     plan = make_plan(job, config.epochs) if job.teacher is not None and not resumed else None
-    state = checkpointer.load() if resumed else TrainingState()
+    state = checkpointer.load(reporter.log) if resumed else TrainingState()
+    if resumed:
+        save_best(job, folder, state)
+    if job.cached is not None:
+        job.cached.cache.reserve()
     if not resumed:
         folder.write_config(config.dump())
     if plan is not None:
@@ -109,22 +131,29 @@ def run(job: Job, folder: RunFolder, reporter: Reporter, *, more_follows: bool =
     training = Training(
         job.fabric, distiller, optimizer, job.scheduler, job.batches, config.epochs, config.clip_norm, job.average
     )
+    seconds_before = state.seconds
     reporter.begin(config.epochs, len(job.batches), state.epoch)
     try:
-        fit(training, state, _Observer(job, folder, checkpointer, reporter))
+        fit(training, state, _Observer(job, folder, checkpointer, reporter, started - seconds_before))
     finally:
         reporter.end()
+        if job.cached is not None:
+            job.cached.cache.close()
 
-    save_weights(folder.student, job.result.module, _metadata(job))
-    results = _final_results(folder, job, state)
-    results["seconds"] = time.perf_counter() - started
+    save_weights(folder.student, job.result.module, student_metadata(job))
+    results = final_results(job, state)
+    results["seconds"] = seconds_before + time.perf_counter() - started
     results["compiled"] = compiled
     if job.teacher is not None:
         results["teacher_fingerprint"] = fingerprint(job.teacher.module)
-        if results["teacher_fingerprint"] != teacher_before:
-            raise RuntimeError("the teacher changed during the run: a fault of angularkd or of the model's forward")
+    job.distiller.close()
     folder.write_results(results)
     reporter.results(folder.path, job.data.dataset.name, results)
+    if teacher_before is not None and results["teacher_fingerprint"] != teacher_before:
+        raise InputError(
+            f"the teacher changed during the run, whose results in {folder.path} are therefore not of one teacher: let its forward change "
+            "no buffer in evaluation mode"
+        )
     return Run(folder.path, results)
 
 
@@ -136,6 +165,8 @@ class _Observer:
     folder: RunFolder
     checkpointer: Checkpointer
     reporter: Reporter
+    started: float
+    """When the run would have been started, had it had one part."""
 
     def step(self, epoch: int, step: int, meter: TrainingMeter) -> None:
         """Report the step."""
@@ -148,10 +179,13 @@ class _Observer:
 
     def best(self) -> None:
         """Save the student's weights as the best."""
-        save_weights(self.folder.best, self.job.result.module, _metadata(self.job))
+        save_weights(self.folder.best, self.job.result.module, student_metadata(self.job))
 
     def epoch(self, row: dict[str, Any], state: TrainingState) -> None:
         """Save everything, and report the epoch."""
+        if state.best_epoch == state.epoch:
+            state.best_weights = weights_of(self.job.result.module)
+        state.seconds = time.perf_counter() - self.started
         self.folder.write_metrics(state.history)
         self.checkpointer.save(state)
         if self.job.cached is not None:
@@ -163,7 +197,7 @@ class _Observer:
     def _warn_of_chance(self, row: dict[str, Any]) -> None:
         """Log the largest term when the student has not learned anything yet, though its teacher has."""
         images, classes = len(self.job.data.dataset.val), len(self.job.data.dataset.classes)
-        if self.job.teacher is None or above_chance(row["val_accuracy"], classes, images):
+        if self.job.teacher is None or not Score(round(row["val_accuracy"] * images), images, 1 / classes).at_chance:
             return
         largest = max(self.job.distiller.losses.weights, key=lambda name: row[name])
         self.reporter.log(
@@ -172,14 +206,17 @@ class _Observer:
         )
 
 
-def _fit_teacher(config: DistillConfig, dataset: DataSet, folder: RunFolder, reporter: Reporter) -> str:
-    """Fit the teacher to the data in a run of its own, by the same recipe, or go on with it; return that run's folder."""
+def _fit_teacher(
+    config: DistillConfig, dataset: DataSet, traces: Traces, folder: RunFolder, reporter: Reporter, modules: Modules
+) -> str:
+    """Fit the teacher to the data in a run of its own, or go on with it; return that run's folder.
+
+    Its recipe is the student's, but for the optimiser and its rates, which are those of `teacher_train_*` or suit what is fitted.
+    """
     assert config.teacher_train is not None
     if not folder.student.exists():
-        with seeded(config.seed):
-            build_distillation(
-                config, dataset
-            )  # what cannot be distilled afterwards is not worth fitting a teacher for
+        with seeded(config.seed):  # what cannot be distilled afterwards is not worth fitting a teacher for
+            build_distillation(config, dataset, traces, modules=modules).distiller.close()
     recipe = {name: getattr(config, name) for name in Recipe.model_fields}
     fitting = {
         "model": config.teacher,
@@ -189,70 +226,35 @@ def _fit_teacher(config: DistillConfig, dataset: DataSet, folder: RunFolder, rep
         "train_only_head": config.teacher_train_what == "head",
         "normalization": config.teacher_normalization,
         "input_size": config.teacher_input_size,
+        "trust": config.trust,
+        "optimizer": config.teacher_train_optimizer,
+        "lr": config.teacher_train_lr,
+        "weight_decay": config.teacher_train_weight_decay,
         "epochs": config.teacher_train,
         "warmup_epochs": config.warmup_epochs * config.teacher_train / config.epochs,
         "out": str(folder.path),
         "resume": folder.started,
     }
     reporter.log(f"the teacher is fitted first, in {folder.path}")
-    teacher_config = TrainConfig.from_options(**{**recipe, **fitting})
-    folder.claim(teacher_config.resume)
-    with seeded(config.seed):
-        return str(run(build_training(teacher_config, dataset), folder, reporter, more_follows=True).folder)
+    teacher_config = _going_on(TrainConfig.from_options(**{**recipe, **fitting}), folder, "model")
+    fitted = {"model": modules["teacher"]} if "teacher" in modules else {}
+    with folder.claimed(teacher_config.resume), seeded(config.seed):
+        job = build_training(teacher_config, dataset, traces, fitted)
+        return str(run(job, folder, reporter, more_follows=True).folder)
 
 
 def _checkpointer(job: Job, folder: RunFolder) -> Checkpointer:
     return Checkpointer(
         folder.checkpoint,
+        folder.previous,
         job.distiller,
         job.optimizer,
         job.scheduler,
         job.fabric.strategy.precision,
         _identity(job.config),
+        run_fingerprints(job),
         job.average,
     )
-
-
-def _final_results(folder: RunFolder, job: Job, state: TrainingState) -> dict[str, Any]:
-    """Evaluate on the test split, once: the last epoch's student, the validation-selected one, and the teacher."""
-    classes = len(job.data.dataset.classes)
-    same_classes = job.teacher is not None and job.teacher.outputs == classes
-    predict_teacher = job.predict_teacher if same_classes else None
-    module = job.result.module
-
-    def measure() -> dict[str, float]:
-        return evaluate(module, job.predict, job.test.epoch(0), classes, teacher=predict_teacher)
-
-    last = {name: value.clone() for name, value in module.state_dict().items()}
-    metrics = {"last epoch": measure()}
-    module.load_state_dict(load_file(folder.best))
-    metrics["selected epoch"] = measure()
-    module.load_state_dict(last)
-    if job.teacher is not None and same_classes:
-        metrics["teacher"] = evaluate(job.teacher.module, job.predict_teacher, job.test.epoch(0), classes)
-    return {
-        "metrics": metrics,
-        "images": len(job.data.dataset.test),
-        "epochs": state.epoch,
-        "selected_epoch": state.best_epoch,
-        "selected_validation_accuracy": state.best_accuracy,
-        "parameters": job.student.parameters,
-        "left_out": list(job.data.dataset.left_out),
-    }
-
-
-def _metadata(job: Job) -> dict[str, Any]:
-    preprocessing = job.student.preprocessing
-    assert preprocessing is not None
-    return StudentMetadata(
-        model=job.student.architecture or job.student.spec,
-        classes=list(job.data.dataset.classes),
-        image_size=list(job.views.image_size),
-        mean=list(preprocessing.mean),
-        std=list(preprocessing.std),
-        input_size=preprocessing.size,
-        torch=torch.__version__,
-    ).as_dict()
 
 
 def _identity(config: Recipe) -> dict[str, Any]:
@@ -270,6 +272,18 @@ def _with_stored_weights(config: DistillConfig, folder: RunFolder) -> DistillCon
     return config.model_copy(update={"loss": format_losses(with_weights(config.losses, weights))})
 
 
+def _going_on(config: C, folder: RunFolder, *trained: str) -> C:
+    """Return the configuration with the names that the run which is resumed has for modules that are trained."""
+    return as_started(config, folder.read_config(), trained) if config.resume else config
+
+
+def _with_teachers_recipe(config: DistillConfig, folder: RunFolder) -> DistillConfig:
+    """Return the configuration with the optimiser and rates by which the teacher was fitted, so that it repeats the run."""
+    options = folder.read_config() or {}
+    names = ("optimizer", "lr", "weight_decay")
+    return config.model_copy(update={f"teacher_train_{name}": options[name] for name in names if name in options})
+
+
 def _stored_identity(kind: type[Recipe], folder: RunFolder) -> dict[str, Any] | None:
     """Return the identity of the run that was started in a folder, None where its configuration is of another command."""
     options = folder.read_config()
@@ -279,14 +293,21 @@ def _stored_identity(kind: type[Recipe], folder: RunFolder) -> dict[str, Any] | 
         return None
 
 
-def _claim(config: Recipe, name: str) -> RunFolder:
-    """Return the run's folder, claimed."""
+@contextmanager
+def _claimed(config: Recipe, name: str) -> Iterator[RunFolder]:
+    """Hold the run's folder."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("", "1"):
+        raise InputError(
+            f"a run is of one process, and the environment says that this is one of {processes} (WORLD_SIZE): start angularkd without "
+            "torchrun"
+        )
     default = Path("runs") / f"{name}-on-{_short(config.data)}-seed{config.seed}"
-    folder = RunFolder(Path(config.out) if config.out is not None else default)
-    folder.claim(config.resume)
-    return folder
+    with RunFolder(Path(config.out) if config.out is not None else default).claimed(config.resume) as folder:
+        yield folder
 
 
 def _short(spec: str) -> str:
-    """Return a SPEC as part of a folder's name."""
-    return spec.rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    """Return a SPEC as part of a folder's name, short enough that three of them are one."""
+    name = spec.rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    return name.encode(errors="surrogateescape")[:LONGEST_SHORT_BYTES].decode(errors="ignore")
