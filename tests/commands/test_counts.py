@@ -18,9 +18,10 @@ from torch import nn
 
 import angularkd
 from angularkd.data import SOURCES, open_data, stores
-from angularkd.models import open_classifier
+from angularkd.features import trace
+from angularkd.models import Traces, open_classifier
 from angularkd.training import Silent
-from helpers import DIGITS
+from helpers import DIGITS, same, saved_weights
 
 BATCH = 64
 STUDENT = "cifar/resnet14"
@@ -156,15 +157,45 @@ def test_a_distillation_opens_once_and_decodes_each_image_once(
     assert Counter(decodings) == {str(path): 1 for path in photos.rglob("*.png")}
 
 
-def test_fitting_the_teacher_first_looks_at_each_opened_network_once(digits_teacher, photos, tmp_path) -> None:
-    options = {**FOLDER, "batch_size": 50, "loss": {"ce": 1.0, "amd": 1.0}, "teacher_train": 1}
+DISTILLATION = {"student": STUDENT, "loss": {"ce": 1.0, "amd": 1.0}}
+FITTING = {**DISTILLATION, "teacher_train": 1}
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("train", {"model": STUDENT}),
+        ("plan", DISTILLATION),
+        ("distill", DISTILLATION),
+        ("distill", {**DISTILLATION, "cache": "cache"}),
+        ("plan", FITTING),
+        ("distill", FITTING),
+        ("distill", {**FITTING, "teacher_train_what": "all"}),
+        ("distill", {**FITTING, "cache": "cache", "teacher_input_size": 12}),
+    ],
+    ids=["train", "plan", "live", "cached", "plan of fitting", "fitting the head", "fitting all", "cached and resized"],
+)
+def test_a_network_is_traced_by_one_dry_forward_however_often_it_is_built(
+    digits_teacher, photos, tmp_path, monkeypatch, command, options
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    teacher = {"teacher": str(digits_teacher)} if "student" in options else {}
     with counted_forwards() as found:
-        angularkd.distill(
-            data=str(photos), teacher=str(digits_teacher), student=STUDENT, out=str(tmp_path / "run"), **options
-        )
-    # The networks are opened to check that they can be distilled, the teacher to be fitted, and both to distil.
-    assert found["student"].count(2) == 2
-    assert found["teacher"].count(2) == 3
+        getattr(angularkd, command)(data=str(photos), **{**FOLDER, "batch_size": 50}, **options, **teacher)
+    # No batch has two images: those of a dry forward.
+    assert found["student"].count(2) == 1
+    assert found["teacher"].count(2) == len(teacher)
+
+
+def test_the_fitted_teacher_and_its_student_start_as_if_each_had_been_traced(
+    digits_teacher, photos, tmp_path, monkeypatch
+) -> None:
+    options = {**FOLDER, "batch_size": 50, "data": str(photos), "teacher": str(digits_teacher), **FITTING}
+    once = angularkd.distill(**options, out=str(tmp_path / "once"))
+    monkeypatch.setattr(Traces, "of", lambda self, classifier, images: trace(classifier.module, images))
+    often = angularkd.distill(**options, out=str(tmp_path / "often"))
+    assert same(saved_weights(once.folder), saved_weights(often.folder))
+    assert same(saved_weights(once.folder / "teacher"), saved_weights(often.folder / "teacher"))
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["live", "cached"])

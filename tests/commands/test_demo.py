@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +71,13 @@ def test_without_a_folder_the_first_free_one_is_taken(tmp_path, monkeypatch) -> 
     for name in ("demo", "demo-2"):
         (tmp_path / "runs" / name).mkdir(parents=True)
     assert str(demo._free_folder()) == "runs/demo-3"
+
+
+def test_another_student_takes_the_place_of_the_demos(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(demo, "TEACHER_EPOCHS", 1)
+    monkeypatch.setattr(demo, "STUDENT_EPOCHS", 1)
+    file = Path(__file__).resolve().parents[2] / "examples/custom_model.py"
+    main(["demo", "--seeds", "2", "--student", f"{file}:tiny_net", "--out", str(tmp_path / "demo")])
+    summary = json.loads((tmp_path / "demo/summary.json").read_text())
+    assert {row["parameters"] for name, row in summary["rows"].items() if name != "teacher"} == {18_626}
+    assert "custom_model.py:tiny_net on 8x8 digits" in capsys.readouterr().out

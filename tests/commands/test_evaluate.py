@@ -69,3 +69,57 @@ def test_the_command_line_prints_and_writes_the_metrics_that_are_asked_for(digit
 def test_metrics_that_cannot_be_computed_are_named(digits_teacher, metrics, message) -> None:
     with pytest.raises(InputError, match=message):
         angularkd.evaluate(**DATA, model=str(digits_teacher), metrics=metrics)
+
+
+@pytest.mark.parametrize("role", ["model", "teacher"])
+def test_weights_that_are_not_finite_are_named(digits_teacher, tmp_path, role) -> None:
+    (tmp_path / "own.py").write_text(OVERFLOWING.replace("    return Over", "    model = Over") + BROKEN)
+    models = {"model": str(digits_teacher), role: f"{tmp_path / 'own.py'}:build"}
+    with pytest.raises(InputError, match=rf"the weights of the {role} .* are not finite, in conv\.weight: they are"):
+        angularkd.evaluate(**DATA, **models, metrics=("accuracy",))
+
+
+BROKEN = """    with torch.no_grad():
+        model.conv.weight[0, 0, 0, 0] = float("nan")
+    return model
+"""
+OVERFLOWING = """
+import torch
+from torch import nn
+
+
+class Overflowing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.head(torch.exp(1e3 * self.conv(images).mean((2, 3)).abs() + 1e3))
+
+
+def build():
+    return Overflowing()
+"""
+
+
+@pytest.mark.parametrize("role", ["model", "teacher"])
+def test_outputs_that_are_not_finite_are_named_and_are_no_result(digits_teacher, tmp_path, role) -> None:
+    (tmp_path / "own.py").write_text(OVERFLOWING)
+    spec, file = f"{tmp_path / 'own.py'}:build", tmp_path / "figures.json"
+    models = {"model": str(digits_teacher), role: spec}
+    with pytest.raises(InputError, match=rf"the outputs of the {role} .* are not finite for \d+ of the images"):
+        angularkd.evaluate(**DATA, **models, json_file=str(file))
+    assert not file.exists()
+
+
+def test_images_per_second_do_not_count_the_teacher(digits_teacher, tmp_path) -> None:
+    (tmp_path / "slow.py").write_text(
+        OVERFLOWING.replace("1e3", "0.1").replace("        return", "        time.sleep(0.3)\n        return")
+        + "\nimport time\n"
+    )
+    found = angularkd.evaluate(
+        **DATA, model=str(digits_teacher), teacher=f"{tmp_path / 'slow.py'}:build", batch_size=32
+    )
+    batches = -(-found["images"] // 32)
+    assert batches >= 2 and found["images"] / found["images_per_second"] < 0.3 * batches

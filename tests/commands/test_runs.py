@@ -53,6 +53,7 @@ def test_a_distillation_leaves_the_files_of_a_run(run, teacher) -> None:
         "plan.json",
         "metrics.jsonl",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
         "checkpoints/best.safetensors",
         "student.safetensors",
         "results.json",

@@ -13,9 +13,8 @@ from rich.console import Console
 from angularkd.commands.tables import print_cache
 from angularkd.config import DistillConfig, with_flags
 from angularkd.data import in_order
-from angularkd.distillation import CachedTeacher, fill, verify
+from angularkd.distillation import CachedTeacher, check_folder, fill, verify
 from angularkd.errors import InputError
-from angularkd.system.files import check_writable
 from angularkd.system.modes import seeded
 from angularkd.training import Job, build_distillation, compile_teacher, duration, open_dataset, teacher_speed
 from angularkd.types import Batch
@@ -76,7 +75,7 @@ def _open(config: DistillConfig) -> _Opened:
         raise InputError(
             "the teacher is to be fitted first: distil once with `teacher_train`, and name the fitted teacher's folder"
         )
-    check_writable(Path(config.cache), "cache")
+    check_folder(Path(config.cache))
     dataset = open_dataset(config)
     with seeded(config.seed):
         job = build_distillation(config, dataset)

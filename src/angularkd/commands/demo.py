@@ -18,7 +18,7 @@ from angularkd.runs import Run
 from angularkd.system.files import check_writable, write_json
 from angularkd.training import duration, run_distillation, run_training
 
-TEACHER, STUDENT = "cifar/wrn_16_2", "cifar/resnet8"
+TEACHER = "cifar/wrn_16_2"
 RECIPE: dict[str, Any] = {
     "data": "digits",
     "image_size": 8,
@@ -49,7 +49,7 @@ def run_demo(config: DemoConfig, console: Console) -> dict[str, Any]:
         raise InputError(f"the folder {folder} exists and is not empty: give another with `out`")
     runs: dict[str, list[Run]] = {}
     console.print(
-        f"{TEACHER} teaches {STUDENT} on 8x8 digits, {config.seeds} seeds of each student, everything on this machine",
+        f"{TEACHER} teaches {config.student} on 8x8 digits, {config.seeds} seeds of each student, everything on this machine",
         highlight=False,
     )
     teacher = TrainConfig(model=TEACHER, out=str(folder / "teacher"), epochs=TEACHER_EPOCHS, seed=0, **RECIPE)
@@ -58,12 +58,14 @@ def run_demo(config: DemoConfig, console: Console) -> dict[str, Any]:
         common = {**RECIPE, "epochs": STUDENT_EPOCHS, "seed": seed}
         out = str(folder / f"scratch-seed{seed}")
         runs.setdefault(SCRATCH, []).append(
-            _print_run(f"seed {seed}, {SCRATCH}", run_training(TrainConfig(model=STUDENT, out=out, **common)), console)
+            _print_run(
+                f"seed {seed}, {SCRATCH}", run_training(TrainConfig(model=config.student, out=out, **common)), console
+            )
         )
         for name, losses in OBJECTIVES.items():
             student = DistillConfig.from_options(
                 teacher=teacher.out,
-                student=STUDENT,
+                student=config.student,
                 loss=losses,
                 out=str(folder / f"{name.lower().replace(' + ', '-')}-seed{seed}"),
                 **common,
