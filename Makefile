@@ -1,5 +1,6 @@
 # make demo   the whole story on embedded data, offline      make test    every test
 # make check  what has to hold before a change lands         make clean   remove the environment
+# make soak   the fuzz tests in their long form
 PYTHON ?= python3
 BIN := .venv/bin
 CHECKED := angularkd.losses,angularkd.features,angularkd.models,angularkd.data,angularkd.metrics
@@ -7,7 +8,7 @@ SHAPED := tests/losses tests/features tests/models tests/data tests/metrics
 # The newest part of an installation; older than what decides it, it is made again.
 INSTALLED := .venv/installed
 
-.PHONY: demo test shapes check format lint types install clean
+.PHONY: demo test shapes soak check format lint types install clean
 
 demo: $(INSTALLED)
 	$(BIN)/angularkd demo
@@ -18,6 +19,10 @@ test: shapes $(INSTALLED)
 
 shapes: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n auto --jaxtyping-packages=$(CHECKED),shape_checker.check $(SHAPED)
+
+# An hour: damaged files and generated command lines by the thousand, of which the tests try some.
+soak: $(INSTALLED)
+	ANGULARKD_SOAK=1 $(BIN)/python -m pytest -q -n auto tests/fuzz
 
 check: lint types test
 

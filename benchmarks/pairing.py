@@ -1,11 +1,13 @@
 """Which models of timm and torchvision can teach, and learn, without a word about their modules.
 
-    python benchmarks/pairing.py [--families vgg,levit] [--library timm] [--all] [--resume] [--json-file FILE]
+    python benchmarks/pairing.py [--families vgg,levit] [--library timm] [--all] [--checkpointing] [--resume]
+        [--json-file FILE]
 
 The smallest model of every family (timm: of every module file; torchvision: likewise), with random weights, once as the
 teacher of a ResNet-18 and once as its student. A model passes in a role when its stages are found and paired, and one
 step of cross-entropy and AMD on two images gives finite gradients, one of them not zero in the first layer that has
-weights. As a teacher, its logits through the hooks must also equal those of the bare model bit for bit.
+weights. As a teacher, its logits through the hooks must also equal those of the bare model bit for bit. With --checkpointing only
+models of timm that offer gradient checkpoints are tried, with those on and the student in training mode.
 
 Each model runs in a process of its own, on images of --image-size where it takes them, else of its own size. Prints a table;
 writes every result, with the reason of each failure, to --json-file after every model, where --resume goes on.
@@ -66,7 +68,8 @@ def main() -> None:
         if case.spec in results:
             continue
         started = time.perf_counter()
-        outcome = in_own_process(try_both_roles, case, options.partner, options.image_size, limit=options.timeout)
+        arguments = (case, options.partner, options.image_size, options.checkpointing)
+        outcome = in_own_process(try_both_roles, *arguments, limit=options.timeout)
         seconds = round(time.perf_counter() - started, 1)
         results[case.spec] = {"family": case.family, "parameters": case.parameters, "seconds": seconds, **outcome}
         write(options.json_file, results, options)
@@ -93,22 +96,30 @@ def chosen_cases(options: argparse.Namespace) -> Iterator[Case]:
             yield Case(library, family, name, size)
 
 
-def try_both_roles(case: Case, partner: str, small: int) -> dict[str, Any]:
+def try_both_roles(case: Case, partner: str, small: int, checkpointing: bool = False) -> dict[str, Any]:
     """What comes of the model as a teacher of the partner, and as its student."""
     size, image_options = image_size(case, small)
     torch.manual_seed(0)
     model = build(case, num_classes=CLASSES, **image_options)
+    if checkpointing:
+        try:
+            model.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError):
+            return {role: failed("offers no gradient checkpoints") for role in ROLES}
     outcome: dict[str, Any] = {"image_size": size}
     for role in ROLES:
         try:
             other = open_classifier(partner, CLASSES).module
-            outcome[role] = {"failure": None, "pairs": try_role(role, model, other, size, small)}
+            pairs = try_role(role, model, other, size, small, checkpointing)
+            outcome[role] = {"failure": None, "pairs": pairs}
         except Exception as error:
             outcome[role] = failed(error)
     return outcome
 
 
-def try_role(role: str, model: nn.Module, partner: nn.Module, size: int, partner_size: int) -> list[str]:
+def try_role(
+    role: str, model: nn.Module, partner: nn.Module, size: int, partner_size: int, training: bool = False
+) -> list[str]:
     """One step of distillation with the model in this role; the pairs that were made. Raises where it does not work."""
     own, others = (Preprocessing((0.5,) * 3, (0.5,) * 3, (side, side)) for side in (size, partner_size))
     images, labels = torch.rand(2, 3, size, size), torch.tensor([0, 1])
@@ -124,6 +135,8 @@ def try_role(role: str, model: nn.Module, partner: nn.Module, size: int, partner
     distiller = Distiller(teacher, student, {"ce": 1.0, "amd": 1.0}, example=images, **transforms)
     if bare is not None and distiller.teacher is not None:
         check(torch.equal(distiller.teacher(images).logits, bare), "the hooks change the teacher's logits")
+    if training:
+        distiller.train()
     out = distiller(images, labels)
     check(bool(out.total.isfinite()), "the loss is not finite")
     check(all(pair.teacher.height * pair.student.height > 1 for pair in distiller.pairs), "a map has one position")
@@ -262,6 +275,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--families", help="only these, separated by commas")
     parser.add_argument("--library", choices=("timm", "torchvision"))
     parser.add_argument("--all", action="store_true", help="every model of the families, not the smallest alone")
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="with gradient checkpoints, where a model offers them"
+    )
     parser.add_argument("--partner", default="timm/resnet18")
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds a model may take")

@@ -92,6 +92,8 @@ class LossContext:
         student_shapes, teacher_shapes: (channels, height, width) of each paired stage.
         student_dim, teacher_dim: width of the embeddings, 0 where no loss uses them.
         head_weight: weight of the teacher's classification layer, [classes, teacher_dim]; None where it has none.
+        class_logits: the teacher's logits of some training images of each class, [classes, samples, classes]; None where no loss uses them.
+        num_classes: of the student's logits, 0 where no loss is built for it.
         labels: class of each row of the training split.
         num_samples: its length.
     """
@@ -101,6 +103,8 @@ class LossContext:
     student_dim: int = 0
     teacher_dim: int = 0
     head_weight: Tensor | None = None
+    class_logits: Tensor | None = None
+    num_classes: int = 0
     labels: Int[Tensor, " samples"] | None = None
     num_samples: int = 0
 
