@@ -2,7 +2,7 @@
 
     python benchmarks/defaults.py --folder FOLDER --results docs/results/defaults.jsonl [--cases NAME ...]
         [--objectives NAME ...] [--seeds 0 1 2]
-    python benchmarks/defaults.py --results docs/results/defaults.jsonl --table
+    python benchmarks/defaults.py --results docs/results/defaults.jsonl --table | --markdown
 
 FOLDER holds what cannot be made here: data/cifar10 (parquet), data/imagenette_224_subset.tar, data/tiny_imagenet100_32px and weights/
 (safetensors of networks pretrained on them). Cases whose data is not there are passed over; the digits need nothing. A line of
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import tarfile
 import tempfile
@@ -22,6 +23,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from scipy.stats import t
 
 import angularkd
 from angularkd.data import open_data
@@ -56,6 +59,7 @@ OBJECTIVES: dict[str, dict[str, Any] | None] = {
     "ce+balanced 0.9 falling": {**CE, **amd(0.9, decay_to=0.0, **BALANCED)},
     "ce+kd+centred 0.9": {**KD, **amd(0.9, **CENTERED)},
     "ce+kd+balanced 0.5": {**KD, **amd(0.5, **BALANCED)},
+    "ce+kd+balanced 0.7": {**KD, **amd(0.7, **BALANCED)},
     "ce+kd+balanced 0.9": {**KD, **amd(0.9, **BALANCED)},
     "ce+kd+balanced 0.9 falling": {**KD, **amd(0.9, decay_to=0.0, **BALANCED)},
 }
@@ -72,6 +76,7 @@ class Case:
         recipe: options of train and distill alike.
         teacher: options of `distill` that name the teacher, from the folder of data; or, of a teacher that is trained here, its SPEC.
         teacher_recipe: options of that training, beside the recipe.
+        fitted: whether a named teacher is fitted to the data first, with a new head.
     """
 
     data: Callable[[Path, Path], str | None]
@@ -79,6 +84,7 @@ class Case:
     recipe: dict[str, Any]
     teacher: str | Callable[[Path], dict[str, Any]]
     teacher_recipe: dict[str, Any] = field(default_factory=dict)
+    fitted: bool = False
 
 
 def digits(_: Path, __: Path) -> str:
@@ -99,6 +105,19 @@ def cifar(images: int) -> Callable[[Path, Path], str | None]:
     return write
 
 
+def tiny_imagenet(images: int) -> Callable[[Path, Path], str | None]:
+    """Return what cuts the first images of 100 classes of Tiny-ImageNet, with 2,000 others for validation."""
+
+    def write(source: Path, folder: Path) -> str | None:
+        if not (source / "data/tiny_imagenet100_32px").is_dir():
+            return None
+        if not folder.exists():
+            write_first(open_data(f"parquet:{source / 'data/tiny_imagenet100_32px'}"), images, folder, beside=2000)
+        return f"parquet:{folder}"
+
+    return write
+
+
 def photographs(source: Path, folder: Path) -> str | None:
     """Return Imagenette's photographs, class folders unpacked."""
     archive = source / "data/imagenette_224_subset.tar"
@@ -110,55 +129,75 @@ def photographs(source: Path, folder: Path) -> str | None:
     return str(folder / "imagenette")
 
 
-def pretrained(name: str, file: str) -> Callable[[Path], dict[str, Any]]:
+def pretrained(name: str, file: str, normalization: str = "imagenet") -> Callable[[Path], dict[str, Any]]:
     """Return what names a teacher with weights from the folder of data."""
-    return lambda source: {"teacher": name, "teacher_weights": str(source / "weights" / file)}
+    return lambda source: {
+        "teacher": name,
+        "teacher_weights": str(source / "weights" / file),
+        "teacher_normalization": normalization,
+    }
 
 
 RESNET56 = pretrained("cifar/resnet56", "cifar10_resnet56_akamaster.safetensors")
+MOBILENET = pretrained("torchvision/mobilenet_v2", "imagenet_mobilenet_v2_coral.safetensors", "half")
 OWN_FILE = Path(__file__).resolve().parents[1] / "examples/custom_model.py"
 ONE_CYCLE = {"schedule": "onecycle", "batch_size": 64, "device": "cpu"}
 DIGITS = {**ONE_CYCLE, "val_fraction": 0.3, "epochs": 20, "lr": 0.05}
+LARGE_DIGITS = {**DIGITS, "image_size": 32, "epochs": 6}
 CIFAR = {**ONE_CYCLE, "augment": ("flip",), "epochs": 20}
-PHOTOGRAPHS = {**ONE_CYCLE, "val_fraction": 0.3, "batch_size": 32, "epochs": 12, "lr": 0.02}
+PHOTOGRAPHS = {**ONE_CYCLE, "val_fraction": 0.3, "batch_size": 32, "epochs": 12, "lr": 0.02, "augment": ("flip",)}
+TRANSFORMER = {"optimizer": "adamw", "lr": 1e-3}
+CONVOLUTIONAL = {"optimizer": "sgd", "lr": 0.05, "epochs": 8}
+SMALL_VIT = f"{Path(__file__).resolve().parent / 'small_vit.py'}:small_vit"
 CASES: dict[str, Case] = {
     "digits 8 px, WRN-16-2 -> ResNet-8": Case(digits, "cifar/resnet8", {**DIGITS, "image_size": 8}, "cifar/wrn_16_2"),
-    "digits 32 px, WRN-16-2 -> ResNet-8": Case(
-        digits, "cifar/resnet8", {**DIGITS, "image_size": 32, "epochs": 8}, "cifar/wrn_16_2"
-    ),
+    "digits 32 px, 6 epochs, WRN-16-2 -> ResNet-8": Case(digits, "cifar/resnet8", LARGE_DIGITS, "cifar/wrn_16_2"),
     "CIFAR-10, 2,000, ResNet-56 -> ResNet-8": Case(cifar(2000), "cifar/resnet8", CIFAR, RESNET56),
     "CIFAR-10, 2,000, ResNet-56 -> WRN-16-1": Case(cifar(2000), "cifar/wrn_16_1", CIFAR, RESNET56),
-    "CIFAR-10, 5,000, ResNet-56 -> WRN-16-1": Case(cifar(5000), "cifar/wrn_16_1", CIFAR, RESNET56),
+    "CIFAR-10, 5,000, ResNet-56 -> WRN-16-1": Case(cifar(5000), "cifar/wrn_16_1", {**CIFAR, "epochs": 8}, RESNET56),
     "CIFAR-10, 40,000, ResNet-56 -> ResNet-8": Case(
-        cifar(40000), "cifar/resnet8", {**CIFAR, "epochs": 6, "batch_size": 128}, RESNET56
+        cifar(40000), "cifar/resnet8", {**CIFAR, "epochs": 2, "batch_size": 128}, RESNET56
+    ),
+    "Tiny-ImageNet-100, 10,000, WRN-16-2 -> ResNet-8": Case(
+        tiny_imagenet(10000), "cifar/resnet8", {**CIFAR, "epochs": 6}, "cifar/wrn_16_2", {"epochs": 10}
     ),
     "a file of one's own, digits 8 px": Case(
         digits, f"{OWN_FILE}:SmallNet", {**DIGITS, "image_size": 8}, "cifar/resnet20"
     ),
-    "photographs 64 px, ResNet-20 -> ResNet-8": Case(
-        photographs, "cifar/resnet8", {**PHOTOGRAPHS, "image_size": 64}, "cifar/resnet20", {"epochs": 30}
-    ),
-    "photographs 64 px, MobileNetV2 fitted -> ResNet-8": Case(
+    "photographs 64 px, MobileNetV2 fitted -> ResNet-10-t": Case(
         photographs,
-        "cifar/resnet8",
+        "timm/resnet10t",
         {**PHOTOGRAPHS, "image_size": 64},
-        pretrained("torchvision/mobilenet_v2", "imagenet_mobilenet_v2_coral.safetensors"),
+        MOBILENET,
+        {"epochs": 6, "optimizer": "adamw", "lr": 5e-4},
+        fitted=True,
     ),
-    "digits 32 px, CNN -> ViT": Case(
-        digits,
-        "timm/vit_tiny_patch16_224",
-        {**DIGITS, "image_size": 32, "epochs": 6, "optimizer": "adamw", "lr": 1e-3},
-        "cifar/resnet20",
-        {"optimizer": "sgd", "lr": 0.05, "epochs": 8},
+    "photographs 96 px, MobileNetV2 mapped -> ResNet-8": Case(
+        photographs, "cifar/resnet8", {**PHOTOGRAPHS, "image_size": 96}, MOBILENET
     ),
-}  # fmt: skip
+    "digits 32 px, 20 epochs, WRN-16-2 -> ResNet-8": Case(
+        digits, "cifar/resnet8", {**LARGE_DIGITS, "epochs": 20}, "cifar/wrn_16_2"
+    ),
+    "digits 32 px, 10 epochs, ResNet-20 -> ViT": Case(
+        digits, SMALL_VIT, {**LARGE_DIGITS, **TRANSFORMER, "epochs": 10}, "cifar/resnet20", CONVOLUTIONAL
+    ),
+    "digits 32 px, 30 epochs, ResNet-20 -> ViT": Case(
+        digits, SMALL_VIT, {**LARGE_DIGITS, **TRANSFORMER, "epochs": 30}, "cifar/resnet20", CONVOLUTIONAL
+    ),
+    "digits 32 px, 6 epochs, weak ViT -> ResNet-8": Case(
+        digits, "cifar/resnet8", LARGE_DIGITS, SMALL_VIT, {**TRANSFORMER, "epochs": 20}
+    ),
+    "digits 32 px, 20 epochs, ViT -> ResNet-8": Case(
+        digits, "cifar/resnet8", {**LARGE_DIGITS, "epochs": 20}, SMALL_VIT, {**TRANSFORMER, "epochs": 80}
+    ),
+}
 
 
 def main() -> None:
     """Run what is missing, or print the table."""
     options = parse()
-    if options.table:
-        print_table(read(options.results))
+    if options.table or options.markdown:
+        (print_table if options.table else print_markdown)(read(options.results))
         return
     done = {(row["case"], row["objective"], row["seed"]) for row in read(options.results)}
     work = options.work or Path(tempfile.mkdtemp(prefix="angularkd-defaults-"))
@@ -183,7 +222,7 @@ def main() -> None:
 def run(name: str, objective: str, seed: int, source: Path, work: Path) -> dict[str, Any] | None:
     """Train one student, and return its line of results; None where the data is not there."""
     case = CASES[name]
-    place = work / str(sorted(CASES).index(name))
+    place = work / re.sub(r"[^a-z0-9]+", "-", name.lower())
     data = case.data(source, place / "data")
     if data is None:
         return None
@@ -210,8 +249,8 @@ def teacher_of(case: Case, recipe: dict[str, Any], source: Path, place: Path) ->
     cache = {"cache": str(place / "cache")} if recipe.get("augment") == ("flip",) else {}
     if not isinstance(case.teacher, str):
         named = case.teacher(source)
-        if named["teacher"].startswith("cifar/"):
-            return {**named, **cache}
+        if not case.fitted:
+            return {**named, **cache, **mapped(case, source, place)}
     folder = place / "teacher"
     if not (folder / "results.json").exists():
         fitted = {**recipe, "seed": 100, **case.teacher_recipe}
@@ -219,8 +258,18 @@ def teacher_of(case: Case, recipe: dict[str, Any], source: Path, place: Path) ->
             angularkd.train(**fitted, model=case.teacher, out=str(folder))
         else:
             start = {"model": named["teacher"], "weights": named["teacher_weights"], "new_head": True}
+            start["normalization"] = named["teacher_normalization"]
             angularkd.train(**fitted, **start, out=str(folder))
     return {"teacher": str(folder), **cache}
+
+
+def mapped(case: Case, source: Path, place: Path) -> dict[str, Any]:
+    """Return the map from ImageNet's classes to those of the photographs, which are named by their WordNet ids."""
+    if case.data is not photographs:
+        return {}
+    about = json.loads((place / "data/imagenette/README.json").read_text())
+    (file := place / "classes.json").write_text(json.dumps(about["imagenet_1k_index"]))
+    return {"teacher_classes": str(file)}
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -232,6 +281,41 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     """Print, for each case, every objective's accuracy, its difference to scratch by seed, NLL and ECE."""
     for case in dict.fromkeys(row["case"] for row in rows):
         report(case, ("", "val accuracy", "less scratch", "nll", "ece", "seeds"), list(lines(rows, case)))
+
+
+def print_markdown(rows: list[dict[str, Any]]) -> None:
+    """Print one Markdown table: a row a case, and a column for each objective that most cases have."""
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    found = {(row["case"], row["objective"]) for row in rows}
+    columns = [
+        name
+        for name in OBJECTIVES
+        if name != "scratch" and sum((case, name) in found for case in cases) > len(cases) / 2
+    ]
+    print(f"| case | seeds | scratch | {' | '.join(columns)} |")
+    print(f"|---|---|---|{'---|' * len(columns)}")
+    for case in cases:
+        scratch = {
+            row["seed"]: row["val_accuracy"] for row in rows if (row["case"], row["objective"]) == (case, "scratch")
+        }
+        cells = [
+            paired(
+                scratch,
+                {row["seed"]: row["val_accuracy"] for row in rows if (row["case"], row["objective"]) == (case, name)},
+            )
+            for name in columns
+        ]
+        values = list(scratch.values())
+        print(f"| {case} | {len(values)} | {mean_and_spread(values, percent=True)} | {' | '.join(cells)} |")
+
+
+def paired(scratch: dict[int, float], others: dict[int, float]) -> str:
+    """Return the mean of the differences over common seeds, in points, and half of its 95 % interval (Student's t)."""
+    differences = [100 * (others[seed] - scratch[seed]) for seed in sorted(scratch.keys() & others.keys())]
+    if len(differences) < 2:
+        return f"{differences[0]:+.1f}" if differences else ""
+    half = t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / len(differences) ** 0.5
+    return f"{statistics.mean(differences):+.1f} ± {half:.1f}"
 
 
 def lines(rows: list[dict[str, Any]], case: str) -> Iterator[tuple[str, ...]]:
@@ -253,10 +337,10 @@ def lines(rows: list[dict[str, Any]], case: str) -> Iterator[tuple[str, ...]]:
 
 
 def mean_and_spread(values: list[float], percent: bool = False) -> str:
-    """Return mean and sample standard deviation as text."""
+    """Return mean and, of several values, sample standard deviation as text."""
     scale, digits = (100, 1) if percent else (1, 3)
-    spread = statistics.stdev(values) * scale if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values) * scale:.{digits}f} ± {spread:.{digits}f}"
+    mean = f"{statistics.mean(values) * scale:.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values) * scale:.{digits}f}" if len(values) > 1 else mean
 
 
 def parse() -> argparse.Namespace:
@@ -269,6 +353,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--objectives", nargs="+", choices=list(OBJECTIVES), default=list(OBJECTIVES), metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--table", action="store_true", help="print what the results hold, and run nothing")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the paired differences to scratch as one Markdown table"
+    )
     return parser.parse_args()
 
 
