@@ -69,6 +69,7 @@ def small_distiller(losses: dict) -> Distiller:
         teacher_transform=preprocessing,
         student_transform=preprocessing,
         train_labels=torch.arange(40) % 10,
+        class_logits=torch.randn(10, 4, 10),
     ).train()
 
 

@@ -32,9 +32,13 @@ class Reduction(Protocol):
     source: ClassVar[Source]
 
     @property
-    def signals(self) -> frozenset[str]: ...
+    def signals(self) -> frozenset[str]:
+        """Return the fields of `Signals` that it uses beside the features."""
+        ...
 
-    def __call__(self, *inputs: Any) -> Tensor: ...
+    def __call__(self, *inputs: Any) -> Tensor:
+        """Return what `source` names in this form."""
+        ...
 
 
 Terms = dict[str, Tensor]

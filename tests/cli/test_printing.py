@@ -49,13 +49,22 @@ def test_messages_are_one_line_with_an_end(capsys) -> None:
 
 def test_names_of_files_do_not_act_on_the_terminal(tmp_path, capsys) -> None:
     for name in ("a\x1b]0;b\x07", "b"):
-        (tmp_path / name).mkdir()
+        (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(30):
-            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{i}.png")
-        (tmp_path / name / "0.png").write_bytes(b"no image")
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / name / f"{i}.png")
+        (tmp_path / "data" / name / "0.png").write_bytes(b"no image")
     with pytest.raises(SystemExit) as stop:
         cli.main(
-            ["train", str(tmp_path), "--model", "cifar/resnet8", "--device", "cpu", "--out", str(tmp_path / "run")]
+            [
+                "train",
+                str(tmp_path / "data"),
+                "--model",
+                "cifar/resnet8",
+                "--device",
+                "cpu",
+                "--out",
+                str(tmp_path / "run"),
+            ]
         )
     printed = capsys.readouterr()
     assert stop.value.code == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from angularkd.data import SOURCES, open_data, stores
 from angularkd.features import trace
 from angularkd.models import Traces, open_classifier
 from angularkd.training import Silent
+from angularkd.training.plan import MEASURED_IMAGES
 from helpers import DIGITS, same, saved_weights
 
 BATCH = 64
@@ -103,12 +103,10 @@ def forwards_until_the_first_step(monkeypatch, teacher: Path, out: Path, **more:
     return found
 
 
-def validation_batches() -> list[int]:
-    images = len(open_data("digits").val)
-    assert images < 500, "the plan measures the teacher on all of them"
-    sizes = [BATCH] * (images // BATCH) + [images % BATCH]
-    assert sum(sizes) == images and len(sizes) == math.ceil(images / BATCH)
-    return sizes
+def measured_batches(split: str) -> list[int]:
+    """The batches of the images on which the plan measures the teacher."""
+    images = min(len(open_data("digits").splits[split]), MEASURED_IMAGES)
+    return [BATCH] * (images // BATCH) + [images % BATCH]
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["live", "cached"])
@@ -124,7 +122,8 @@ def test_forwards_before_the_first_step(digits_teacher, tmp_path, monkeypatch, o
     ]
     assert found["teacher"] == [
         2,  # the dry forward
-        *validation_batches(),  # its accuracy, in the plan
+        *measured_batches("val"),  # its accuracy, in the plan
+        *measured_batches("train"),  # whether it has memorised its training images
         BATCH,  # gradient shares
         BATCH,  # training speed
         *([BATCH] if cached else []),  # its own speed, with a cache

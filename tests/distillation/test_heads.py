@@ -15,6 +15,7 @@ from angularkd.distillation import About, CachedTeacher, LiveTeacher
 from angularkd.features import embedding_of, trace
 from angularkd.losses import LOSSES
 from angularkd.models import cifar
+from helpers import same
 
 IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS, INDICES = torch.arange(6), torch.arange(6)
@@ -59,7 +60,7 @@ def test_a_teacher_without_a_head_teaches_by_its_output(name: str) -> None:
         optimizer.zero_grad()
         totals.append(out.total.item())
     assert totals[-1] < totals[0]
-    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+    assert same(teacher.state_dict(), before)
 
 
 def test_the_embedding_of_a_teacher_without_a_head_is_what_it_gives() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from angularkd import Distiller, InputError
 from angularkd.distillation import LiveTeacher
 from angularkd.models import cifar
+from helpers import same
 
 IMAGES, LABELS = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(4)
 LOSSES = {"ce": 1.0, "kd": 1.0, "amd": 10.0}
@@ -41,7 +42,7 @@ def test_a_teacher_that_is_partly_in_training_mode_is_taken_out_of_it() -> None:
         part.train()
         found = distiller(IMAGES, LABELS).terms["kd"]
         assert not any(each.training for each in teacher.modules())
-        assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+        assert same(teacher.state_dict(), before)
     torch.testing.assert_close(found, expected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -245,7 +246,7 @@ def test_every_mechanism_teaches_through_the_distiller(name) -> None:
     first = next(parameter for parameter in student.parameters() if parameter.grad is not None)
     assert first.grad.isfinite().all() and first.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in teacher.parameters())
-    same = Distiller(teacher, teacher, losses, pairs=pairs, example=images).eval()
+    same = Distiller(copy.deepcopy(teacher), teacher, losses, pairs=pairs, example=images).eval()
     assert same(images, labels).total.item() == pytest.approx(0.0, abs=1e-12)
 
 
@@ -292,7 +293,7 @@ def test_attention_is_not_read_outside_of_a_forward_and_after_an_error() -> None
 def test_a_model_without_a_class_token_is_refused_with_the_stage(model) -> None:
     made = cifar.create("resnet8", 10) if model == "resnet" else vit(class_token=False, global_pool="avg")
     losses = {"amd": {"weight": 1.0, "attention": "class_token"}}
-    distiller = Distiller(made, made, losses, example=torch.rand(1, 3, 32, 32))
+    distiller = Distiller(copy.deepcopy(made), made, losses, example=torch.rand(1, 3, 32, 32))
     with pytest.raises(InputError, match=r"stage \S+ \[.* use attention=token_norm"):
         distiller(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
 

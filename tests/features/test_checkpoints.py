@@ -60,6 +60,13 @@ def test_grad_cam_goes_through_checkpoints_of_convolutions() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_grad_cam_of_a_frozen_network_in_reentrant_checkpoints_is_refused() -> None:
+    losses = {"amd": {"weight": 10.0, "attention": "gradcam"}}
+    with pytest.raises(InputError, match=r"do not depend on stage .* by gradients"):
+        results(losses, other(), Checkpointed(True).requires_grad_(False))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_reentrant_checkpoints_are_refused_by_name_in_training_alone() -> None:
     student = Checkpointed(True)
     with pytest.raises(InputError, match=r"module 'net\.layer1' runs without gradients.*use_reentrant=False"):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from angularkd import InputError
 from angularkd.features import FeatureExtractor, Head, PowerMap, Stage, head_of, trace
 from angularkd.models import cifar
+from helpers import same
 from traced import named_stages, stages_of
 
 
@@ -168,7 +169,7 @@ def test_a_dry_forward_leaves_no_trace() -> None:
     modes = [module.training for module in model.modules()]
     random_state = torch.get_rng_state()
     stages_of(model, images())
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert same(model.state_dict(), before)
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random_state)
     assert not any(module._forward_hooks for module in model.modules())

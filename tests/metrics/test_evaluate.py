@@ -13,6 +13,7 @@ from angularkd.errors import InputError
 from angularkd.features import FeatureExtractor, stages_at, trace
 from angularkd.metrics import METRICS, Metric, evaluate
 from angularkd.types import Batch
+from helpers import same
 
 CLASSES = 7
 
@@ -137,7 +138,7 @@ def test_evaluation_restores_every_modules_mode_and_changes_no_statistics() -> N
     before = {name: value.clone() for name, value in model.state_dict().items()}
     evaluate(model, model, batches(), CLASSES)
     assert [module.training for module in model.modules()] == modes
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert same(model.state_dict(), before)
     with pytest.raises(RuntimeError):
         evaluate(model, lambda images: model(images[:, :1]), batches(), CLASSES)
     assert [module.training for module in model.modules()] == modes

@@ -48,7 +48,7 @@ def wider(digits: Path, folder: Path, names: tuple[str, ...] | None) -> Path:
     """A folder of the same teacher with two classes more."""
     metadata = {key: value for key, value in classes_of(digits).items() if key != "classes"}
     folder.mkdir(exist_ok=True)
-    model = widened(load_file(digits / "student.safetensors"))
+    model = widened(saved_weights(digits))
     save_weights(folder / "student.safetensors", model, {**metadata, **({"classes": list(names)} if names else {})})
     return folder
 
@@ -165,7 +165,7 @@ def letters(digits_teacher, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("letters")
     torch.manual_seed(3)
     model = cifar.create("resnet8", 7)
-    ten = load_file(digits_teacher / "student.safetensors")
+    ten = saved_weights(digits_teacher)
     model.load_state_dict({**model.state_dict(), **{n: v for n, v in ten.items() if not n.startswith("linear.")}})
     save_weights(folder / "letters.safetensors", model, {"classes": list("abcdefg")})
     return str(folder / "letters.safetensors")
@@ -175,7 +175,7 @@ def test_training_the_head_alone_leaves_everything_else_as_it_was(letters, tmp_p
     base = {**DIGITS, "model": "cifar/resnet8", "weights": letters, "epochs": 2, "train_only_head": True}
     run = angularkd.train(**base, new_head=True, out=str(tmp_path / "run"))
     assert run.results["metrics"]["last epoch"]["accuracy"] > 0.8
-    before, after = load_file(letters), load_file(run.folder / "student.safetensors")
+    before, after = load_file(letters), saved_weights(run.folder)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"linear.weight", "linear.bias"}
 
@@ -235,7 +235,7 @@ def test_a_teacher_of_other_classes_is_fitted_first(letters, tmp_path, what) -> 
     plan = json.loads((done.folder / "plan.json").read_text())
     assert plan["teacher_validation"]["accuracy"] > 0.8
     assert plan["teacher"]["spec"] == str(tmp_path / "run/teacher")
-    fitted, before = load_file(tmp_path / "run/teacher/student.safetensors"), load_file(letters)
+    fitted, before = saved_weights(tmp_path / "run/teacher"), load_file(letters)
     assert torch.equal(fitted["conv1.weight"], before["conv1.weight"]) == (what == "head")
     assert len((tmp_path / "run/teacher/metrics.jsonl").read_text().splitlines()) == 2
 

@@ -23,6 +23,7 @@ from angularkd.models.cifar.resnet import BasicBlock, ResNet, SubsampleAndPad
 from angularkd.models.cifar.shufflenet import UnitV1, UnitV2
 from angularkd.models.cifar.vgg import VGG
 from angularkd.models.cifar.wide_resnet import PreActivationBlock, WideResNet
+from helpers import same
 
 ONE_OF_EACH = ["resnet8", "resnet8x4", "wrn_10_1", "vgg8", "mobilenet_v2_half", "shufflenet_v1", "shufflenet_v2"]
 SIZES = [(16, 16), (32, 32), (33, 47), (48, 80), (64, 64)]
@@ -347,7 +348,7 @@ def test_channels_last_gives_the_same_and_stays_channels_last(name: str) -> None
 
 def test_the_same_seed_draws_the_same_weights() -> None:
     first, second = create("wrn_16_1").state_dict(), create("wrn_16_1").state_dict()
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert same(first, second)
 
 
 def test_any_wide_resnet_can_be_named() -> None:

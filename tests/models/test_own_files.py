@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 import angularkd
 from angularkd import InputError
 from angularkd.models import Classifier, Preprocessing, fit_to_images, open_classifier
 from angularkd.models.preprocessing import LUMA
-from helpers import DIGITS
+from helpers import DIGITS, same, saved_weights
 
 HEAD = """
 from __future__ import annotations
@@ -143,8 +142,7 @@ def test_a_cache_takes_a_teacher_of_an_own_file(mine, tmp_path) -> None:
     options = distilling(f"{mine}:Maps", cache=str(tmp_path / "cache"), augment=("flip",), loss={"ce": 1.0, "amd": 1.0})
     cold = angularkd.distill(**options, out=str(tmp_path / "a"))
     warm = angularkd.distill(**options, out=str(tmp_path / "b"))
-    first, second = (load_file(run.folder / "student.safetensors") for run in (cold, warm))
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert same(saved_weights(cold.folder), saved_weights(warm.folder))
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -215,8 +213,7 @@ def test_other_precisions_are_computed_with_as_float32(mine, name) -> None:
 def test_layers_without_shapes_get_them_and_train(mine, tmp_path) -> None:
     run = angularkd.train(**DIGITS, model=f"{mine}:Lazy", epochs=1, out=str(tmp_path / "run"))
     again = open_classifier(str(run.folder), 10, trust=[str(mine)])
-    saved = load_file(run.folder / "student.safetensors")
-    assert all(torch.equal(value, saved[name]) for name, value in again.module.state_dict().items())
+    assert same(again.module.state_dict(), saved_weights(run.folder))
     angularkd.plan(**distilling(run.folder, f"{mine}:Lazy", trust=str(mine)))
 
 
@@ -263,7 +260,12 @@ def test_a_script_given_in_python_teaches_and_learns_by_logits_alone() -> None:
     for scripted in (torch.jit.script(network()), nn.Sequential(torch.jit.script(network()))):
         for pair in ((scripted, network()), (network(), scripted)):
             assert torch.isfinite(angularkd.Distiller(*pair, {"ce": 1.0, "kd": 1.0})(images, labels).total)
-            one_line("is a ScriptModule, or holds one", angularkd.Distiller(*pair, {"amd": 1.0}), images, labels)
+            one_line(
+                "is a ScriptModule, whose parts do not show|no stage of the .* can be paired",
+                angularkd.Distiller(*pair, {"amd": 1.0}),
+                images,
+                labels,
+            )
 
 
 def test_a_module_of_the_caller_is_not_converted() -> None:

@@ -13,13 +13,13 @@ from angularkd.data.stores import EncodedStore, GroupedStore
 from angularkd.errors import InputError
 
 INSPECTED = 16
-"""Images of a store that are looked at: splits that are drawn share one."""
+"""Images of a store that are inspected: splits that are drawn share one."""
 DARK = 2**14
 """Brightest value of 16-bit images below which a note says how little is left of them at 8 bits."""
 
 
 def inspect_images(name: str, splits: Mapping[str, Split]) -> tuple[str, ...]:
-    """Look at some images of each split, and say what decoding loses of them; images that cannot be read are passed over.
+    """Inspect some images of each split, and say what decoding loses of them; images that cannot be read are passed over.
 
     Args:
         name: What an error calls the data.

@@ -60,7 +60,7 @@ class CachedTeacher:
         return self._cache
 
     def trace(self, images: Float[Tensor, "batch 3 height width"]) -> Trace:
-        """Return what one forward of the network shows."""
+        """Return the trace of the network."""
         return self.live.trace(images)
 
     def head_weight(self, head: Head) -> Float[Tensor, "classes dim"] | None:

@@ -88,7 +88,7 @@ def match(
     student_trace: Callable[[], Trace],
     pairs: Sequence[Pair] | str | None = None,
 ) -> Match:
-    """Match teacher and student by what one forward of each shows.
+    """Match teacher and student by their traces.
 
     Args:
         teacher: the teacher.

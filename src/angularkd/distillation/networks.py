@@ -69,7 +69,7 @@ def check_apart(teacher: nn.Module, student: nn.Module) -> None:
 
 
 def trace_network(module: nn.Module, images: Tensor, role: str) -> Trace:
-    """Return what one forward of a network shows (`angularkd.features.trace`); errors are those of `check_images`, and the network's."""
+    """Return the trace of a network (`angularkd.features.trace`); errors are those of `check_images`, and the network's."""
     if isinstance(module, torch.jit.ScriptModule):
         raise InputError(
             f"the {role} is a ScriptModule, whose parts do not show what they give: pass the module that it was made of, or "

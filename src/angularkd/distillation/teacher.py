@@ -54,7 +54,7 @@ class Teacher(Protocol):
         ...
 
     def trace(self, images: Float[Tensor, "batch 3 height width"]) -> Trace:
-        """Return what one forward of the network on such images shows: its stages, its head, its classes."""
+        """Return the trace of the network on such images: its stages, its head, its classes."""
         ...
 
     def head_weight(self, head: Head) -> Float[Tensor, "classes dim"] | None:
@@ -133,7 +133,7 @@ class LiveTeacher:
         return shape[-1] if shape else 0
 
     def trace(self, images: Float[Tensor, "batch 3 height width"]) -> Trace:
-        """Return what one forward on such images shows; it is made once."""
+        """Return the trace of the network on such images; it is made once."""
         if self._traced is None:
             images = self.transform(images) if self.transform is not None else images
             self._traced = trace_network(self.module, images, "teacher")

@@ -49,6 +49,7 @@ class PowerMap(_OfFeatures):
     """
 
     def __call__(self, features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch height width"]:
+        """Return the map of each sample's features."""
         return self._powered(features).sum(dim=1)
 
 
@@ -60,6 +61,7 @@ class MaxMap(_OfFeatures):
     """
 
     def __call__(self, features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch height width"]:
+        """Return the map of each sample's features."""
         return self._powered(features).amax(dim=1)
 
 
@@ -71,6 +73,7 @@ class TokenNorm(_OfFeatures):
     """
 
     def __call__(self, features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch height width"]:
+        """Return the map of each sample's features."""
         return torch.linalg.vector_norm(widen(features), ord=self.power, dim=1)
 
 
@@ -111,6 +114,7 @@ class GradCAM:
         features: Float[Tensor, "batch channel height width"],
         gradients: Float[Tensor, "batch channel height width"],
     ) -> Float[Tensor, "batch height width"]:
+        """Return the map of each sample: of its features, by the gradients of its score z_y with regard to them."""
         weights = widen(gradients).mean(dim=(2, 3), keepdim=True)
         return (weights * widen(features)).sum(dim=1).relu()
 
@@ -129,6 +133,7 @@ class ClassToken:
     rollout: bool = False
 
     def __call__(self, attention: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch height width"]:
+        """Return the map of each sample: the attention that was extracted, in float32 at least."""
         return widen(attention)
 
 
@@ -141,6 +146,7 @@ class Several:
     mechanisms: tuple[PowerMap | MaxMap | TokenNorm, ...]
 
     def __call__(self, features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "maps height width"]:
+        """Return the maps of each sample's features, one for each mechanism."""
         return torch.stack([mechanism(features) for mechanism in self.mechanisms], dim=1).flatten(0, 1)
 
 

@@ -60,10 +60,18 @@ def _gradients(
     """Return the gradients of the weighted sum of the logits with respect to the stages' outputs."""
     if class_weights.is_inference():
         class_weights = class_weights.clone()  # such tensors are not saved for a backward
-    with torch.enable_grad():
-        score = (logits * class_weights).sum()
-        gradients = torch.autograd.grad(score, outputs, retain_graph=True, create_graph=create_graph, allow_unused=True)
-    for stage, gradient in zip(stages, gradients, strict=True):
-        if gradient is None:
-            raise InputError(f"the logits do not depend on stage {stage}, which Grad-CAM needs: pair another stage")
-    return list(gradients)
+    missing = [stage for stage, output in zip(stages, outputs, strict=True) if not output.requires_grad]
+    gradients: tuple[Tensor | None, ...] = ()
+    if not missing:
+        with torch.enable_grad():
+            score = (logits * class_weights).sum()
+            gradients = torch.autograd.grad(
+                score, outputs, retain_graph=True, create_graph=create_graph, allow_unused=True
+            )
+        missing = [stage for stage, gradient in zip(stages, gradients, strict=True) if gradient is None]
+    if missing:
+        raise InputError(
+            f"the logits do not depend on stage {missing[0]} by gradients, which Grad-CAM needs: pair another stage, or leave out "
+            "reentrant checkpoints and torch.no_grad in the network"
+        )
+    return [gradient for gradient in gradients if gradient is not None]

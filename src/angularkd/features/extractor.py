@@ -219,7 +219,7 @@ def _attach_for_good(hooks: TapHooks) -> None:
 
 def _state_of(model: nn.Module) -> tuple[list[Tensor], Tensor, list[Tensor]]:
     """Return copies of what a forward in training changes: the model's statistics, and the states of the random generators."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     return [buffer.clone() for buffer in model.buffers()], torch.get_rng_state(), cuda
 
 

@@ -31,11 +31,16 @@ class TapHooks:
         taps: where to read.
         receive: is given the tap's number, the tensor itself, and the tensor to take values from, which is a copy where the model
             overwrites it later.
+
+    Attributes:
+        attached: whether the hooks are on the model; where there are none, they always are.
+        closed: whether they are never put on again.
     """
 
     def __init__(self, model: nn.Module, taps: Sequence[Tap], receive: Callable[[int, Tensor, Tensor], None]) -> None:
         self.model = model
         self.taps = tuple(taps)
+        self.attached = not self.taps
         self.closed = False
         self._receive = receive
         self._hooks = [
@@ -49,11 +54,6 @@ class TapHooks:
         self._copied = {index for index, tap in enumerate(taps) if tap.overwritten}
         self._settled = False
 
-    @property
-    def attached(self) -> bool:
-        """Return whether the hooks are on the model; where there are none, they always are."""
-        return bool(self._handles) or not self.taps
-
     def attach(self) -> None:
         """Put the hooks on the model."""
         for tap, hook in zip(self.taps, self._hooks, strict=True):
@@ -62,12 +62,14 @@ class TapHooks:
                 self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
             else:
                 self._handles.append(module.register_forward_hook(hook))
+        self.attached = True
 
     def detach(self) -> None:
         """Take the hooks off the model."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self.attached = not self.taps
 
     @contextmanager
     def on_the_model(self) -> Iterator[None]:
@@ -104,7 +106,7 @@ class TapHooks:
     @property
     def settled(self) -> bool:
         """Return whether it is known what the forward that has been started overwrites."""
-        return self._settled or not self._in_training or not self.taps or torch.compiler.is_compiling()
+        return self._settled or not self._in_training or len(self.taps) == 0 or torch.compiler.is_compiling()
 
     def overwritten(self) -> bool:
         """Return whether the forward in training that has just ended must be repeated: what it overwrites is copied from now on.

@@ -43,7 +43,7 @@ class TracedMap:
 
 @dataclass(frozen=True)
 class Trace:
-    """Everything that one forward of two equal images shows of a network.
+    """What is found in one forward of two equal images through a network.
 
     Attributes:
         maps: every module that returned one feature map, once, in the order in which they finish.

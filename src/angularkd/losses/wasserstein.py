@@ -160,7 +160,7 @@ class WassersteinCKA(_Transport):
     set against row k of the other, so the order of the images matters, a little; both sides have equally many.
 
     Args:
-        class_logits: the teacher's, [classes, samples, classes], at least two samples a class; they are not kept.
+        class_logits: the teacher's, [classes, samples, classes], at least two samples a class; they are not stored.
         gamma, temperature, sharpness, regularisation, iterations: those of `WassersteinLogits`. On ImageNet the authors use a sharpness
             of 1 for a ResNet-34 and of 2 for a ResNet-50 as the teacher.
 

@@ -35,6 +35,7 @@ class ClassMapping:
     groups: tuple[tuple[int, ...], ...]
 
     def __call__(self, logits: Float[Tensor, "batch teacher_classes"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits of the data's classes."""
         if self.one_to_one:
             return logits[:, _indices(self.groups, logits.device)[:, 0]]
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -117,7 +117,7 @@ def _built(spec: str, num_classes: int, pretrained: bool, new_head: bool) -> Cla
 
 
 def _with_weights(classifier: Classifier, file: str, num_classes: int, new_head: bool) -> Classifier:
-    """Load weights from a file into a classifier built for `num_classes`; build it anew where their own head is kept."""
+    """Load weights from a file into a classifier built for `num_classes`; build it anew where their own head stays."""
     spec = classifier.architecture or classifier.spec
     library = LIBRARIES.get(spec.partition("/")[0])
     selected = select_weights(classifier.module, file, num_classes, library.rename if library is not None else None)

@@ -74,6 +74,7 @@ class Preprocessing:
             raise InputError(f"a normalization of mean {mean} and std {std}{source} cannot be: {reason}")
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channel new_h new_w"]:
+        """Return the images as the model takes them."""
         if self.size is not None and images.shape[-2:] != self.size:
             images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
         if self.channels is not None:

@@ -68,6 +68,7 @@ class CompiledForOneShape(Generic[Result]):
         self._shape: torch.Size | None = None
 
     def __call__(self, images: Tensor, *more: Any) -> Result:
+        """Return what the function returns: from compiled code for the first shape, as it is written for others."""
         if self._shape is None:
             import torch._inductor.config
 

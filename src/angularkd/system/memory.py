@@ -44,12 +44,12 @@ def keep_freed_memory() -> bool:
     """Have the C library keep what this process frees, instead of giving it back to the system.
 
     A step frees and asks again for its activations, hundreds of megabytes. Given back and fetched anew, every page of them is
-    cleared by the system at its first touch, which can be a quarter of a small network's step. Kept, it is paid for once, and the
+    cleared by the system at its first touch, which can be a quarter of a small network's step. Where it stays, that is paid once, and the
     process stays as large as it once was. It concerns the whole process, so that only its owner may decide: the command line
     does. It is a matter of glibc (`mallopt(3)`); elsewhere, beside another allocator, and where one of SETTINGS is set, nothing changes.
 
     Returns:
-        Whether the memory is kept from now on.
+        Whether freed memory stays with this process from now on.
     """
     global _keeps_freed_memory
     mallopt = _of_c_library("mallopt")
@@ -60,7 +60,7 @@ def keep_freed_memory() -> bool:
 
 
 def use_huge_pages() -> int:
-    """Have Linux hold what is on this process's heap now, used or free, in huge pages, where freed memory is kept.
+    """Have Linux hold what is on this process's heap now, used or free, in huge pages, where freed memory stays with it.
 
     A processor's table of addresses holds as many huge pages as usual ones, so a step through hundreds of megabytes finds
     its addresses there instead of looking them up. It costs a copy, once: a second or two for a gigabyte. Nothing changes unless

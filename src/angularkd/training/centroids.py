@@ -24,7 +24,7 @@ def nearest_centroid_accuracy(embed: Embed, known: Iterable[Batch], asked: Itera
     Args:
         embed: from images in 0..1 to embeddings [batch, dim].
         known: batches from which each class's mean is taken.
-        asked: batches of the images whose classes are looked for.
+        asked: batches of the images to classify.
         num_classes: of the data.
     """
     sums: Tensor | None = None

@@ -19,8 +19,8 @@ PLAIN_EVIDENCE = 1e-4
 """The same, for images whose classes are not equally frequent, from which alone nothing is refused."""
 DOUBT = 0.05
 """Probability below which what one gets right, or less of it, is too little for one who is halfway between guessing and perfect."""
-LOOKED_AT = 500
-"""Images at most that are looked at again, equally many of each class."""
+CLASSIFIED_AGAIN = 500
+"""Images at most that are classified again, equally many of each class."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def check_better_than_chance(
     return [f"the teacher's accuracy is {found}: too few to tell it from chance ({again.chance:.1%})"]
 
 
-def balanced(data: Data, split: str, rows: Int64[np.ndarray, " rows"], most: int = LOOKED_AT) -> Data:
+def balanced(data: Data, split: str, rows: Int64[np.ndarray, " rows"], most: int = CLASSIFIED_AGAIN) -> Data:
     """Return the data with equally many images of each class that occurs among some rows of a split, `most` in all.
 
     Of more classes than `most`, so many have an image each. Which images are taken depends on nothing but the rows.

@@ -47,11 +47,11 @@ class TrainingState:
 class Checkpointer:
     """What saves and restores a run. The distiller's state is the student's and its losses': the teacher is never in it.
 
-    A checkpoint is a ZIP file, with a checksum of each of its parts, which is compared before it is used. The one before it is kept.
+    A checkpoint is a ZIP file, with a checksum of each of its parts, which is compared before it is used. The one before it stays.
 
     Attributes:
         path: the checkpoint's file.
-        previous: where the checkpoint before it is kept, in the same folder.
+        previous: where the checkpoint before it is, in the same folder.
         scaler: what holds the loss scale of float16 training (Fabric's precision plugin).
         identity: what must be equal for a resumption to make sense; a checkpoint of another run is refused.
         fingerprints: of what the options name, by what a message calls it; a change is refused.
@@ -88,7 +88,7 @@ class Checkpointer:
         """Restore everything, from the checkpoint before the last where that is damaged.
 
         Args:
-            log: is told so.
+            log: is called with a line that says so.
 
         Returns:
             Where the run stands.

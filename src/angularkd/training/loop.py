@@ -123,7 +123,7 @@ def _check_finite(means: dict[str, float], state: TrainingState) -> None:
         return
     broken = [name for name, value in means.items() if not math.isfinite(value) and name != "loss"]
     checkpoint = (
-        f"the checkpoint of epoch {state.epoch} is kept"
+        f"the checkpoint of epoch {state.epoch} is saved"
         if state.epoch
         else "no epoch was finished, so start anew with another `out`"
     )

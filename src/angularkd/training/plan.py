@@ -171,15 +171,15 @@ def _measure_teacher(job: Job, notes: list[str]) -> tuple[dict[str, float], int]
         return {}, 0
     some = job.data.some("val", MEASURED_IMAGES)
     batches = some.batches("val", job.config.batch_size).epoch(0)
-    kept: list[Tensor] = []
+    measured: list[Tensor] = []
 
     def predict(images: Tensor) -> Tensor:
         logits = job.predict_teacher(images)
-        kept.append(logits.float().cpu())
+        measured.append(logits.float().cpu())
         return logits
 
     validation = evaluate(teacher.module, predict, batches, classes)
-    hints = notes_on_outputs(torch.cat(kept), torch.from_numpy(some.dataset.val.labels.copy()), dataset.classes)
+    hints = notes_on_outputs(torch.cat(measured), torch.from_numpy(some.dataset.val.labels.copy()), dataset.classes)
 
     def accuracy(data: Data, split: str) -> float:
         images = data.batches(split, job.config.batch_size).epoch(0)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 CLEARLY_BETTER = 0.1
-"""Share of images that another order of the classes must get right beyond the order as it is, to be told."""
+"""Share of images that another order of the classes must get right beyond the order as it is, to be reported."""
 STANDARD_ERRORS = 3
 """By how many standard errors those that it gains must exceed those that it loses, for few images let any order look better."""
 

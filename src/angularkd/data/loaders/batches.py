@@ -18,7 +18,7 @@ class Batches(Protocol):
 
     @property
     def views(self) -> Views:
-        """Return the augmentations: epoch e shows view e, mod their number."""
+        """Return the augmentations: epoch e gives view e, mod their number."""
         ...
 
     @property
@@ -35,11 +35,19 @@ class Batches(Protocol):
         ...
 
 
-@runtime_checkable
-class OrderedBatches(Batches, Protocol):
-    """Batches of samples as they are, in an order that can be exchanged."""
+class OrderedBatches:
+    """Base of the loaders, whose batches are of samples as they are, in an order that can be exchanged."""
 
     order: EpochOrder
+
+    @property
+    def batch_size(self) -> int:
+        """Return the number of samples of a full batch."""
+        return self.order.batch_size
+
+    def __len__(self) -> int:
+        """Return the number of batches an epoch."""
+        return len(self.order)
 
 
 def in_order(batches: Batches) -> Batches:

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 import torch
 
 from angularkd.data.in_memory import ResidentImages
+from angularkd.data.loaders.batches import OrderedBatches
 from angularkd.data.loaders.order import EpochOrder
 from angularkd.data.views.tables import Views, identity_views
 from angularkd.errors import InputError
 from angularkd.types import Batch
 
 
-class ResidentLoader:
+class ResidentLoader(OrderedBatches):
     """Cuts the batches of an epoch from resident images, augmented as `views` say.
 
-    Epoch e shows view e (mod the number of views) in an order that depends on (seed, e) alone.
+    Epoch e gives view e (mod the number of views) in an order that depends on (seed, e) alone.
 
     Args:
         resident: Images and labels; the images move to `device` once.
@@ -49,15 +50,6 @@ class ResidentLoader:
         self.device = torch.device(device)
         self._pixels = resident.pixels.to(self.device)
         self._labels = resident.labels.to(self.device)
-
-    @property
-    def batch_size(self) -> int:
-        """Return the number of samples of a full batch."""
-        return self.order.batch_size
-
-    def __len__(self) -> int:
-        """Return the number of batches an epoch."""
-        return len(self.order)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch."""

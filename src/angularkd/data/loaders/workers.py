@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Int, Int64
 
+from angularkd.data.loaders.batches import OrderedBatches
 from angularkd.data.loaders.order import EpochOrder, SampleGroups
 from angularkd.data.loaders.pool import Request, WorkerPool
 from angularkd.data.splits import Split
@@ -23,7 +24,7 @@ from angularkd.errors import InputError
 from angularkd.types import Batch
 
 
-class StreamingLoader:
+class StreamingLoader(OrderedBatches):
     """The batches of an epoch, decoded by the processes of a pool meanwhile; otherwise it is what `ResidentLoader` is.
 
     Every image is brought to `views.image_size`. Without resized_crop, images are those of `ResidentLoader`, to the bit; the
@@ -68,15 +69,6 @@ class StreamingLoader:
         self._store_rows = split.rows
         self._labels = torch.from_numpy(split.labels.copy()).to(self.device)
         self._views_without_box = replace(views, ops=tuple(op for op in views.ops if op != "resized_crop"))
-
-    @property
-    def batch_size(self) -> int:
-        """Return the number of samples of a full batch."""
-        return self.order.batch_size
-
-    def __len__(self) -> int:
-        """Return the number of batches an epoch."""
-        return len(self.order)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of an epoch."""

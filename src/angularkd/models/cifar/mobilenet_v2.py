@@ -45,6 +45,7 @@ class MobileNetV2(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits of images."""
         features = self.stage2(self.stage1(self.stem(images)))
         features = self.head(self.stage4(self.stage3(features)))
         logits: Tensor = self.linear(features.mean(dim=(2, 3)))
@@ -63,6 +64,7 @@ class InvertedResidual(nn.Module):
         self.adds_input = stride == 1 and in_channels == channels
 
     def forward(self, x: Float[Tensor, "batch in_channel height width"]) -> Float[Tensor, "batch channel rows columns"]:
+        """Return the projected features, with the input added where it has their shape."""
         projected: Tensor = self.project(self.depthwise(self.expand(x)))
         return x + projected if self.adds_input else projected
 

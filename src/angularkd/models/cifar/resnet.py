@@ -54,6 +54,7 @@ class ResNet(nn.Module):
         he_normal_(self)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits of images."""
         features = F.relu(self.bn1(self.conv1(images)))
         features = self.layer3(self.layer2(self.layer1(features)))
         logits: Tensor = self.linear(features.mean(dim=(2, 3)))
@@ -89,6 +90,7 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(in_channels, channels, stride, projection)
 
     def forward(self, x: Float[Tensor, "batch in_channel height width"]) -> Float[Tensor, "batch channel rows columns"]:
+        """Return the activated sum of the residual branch and the shortcut."""
         residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return F.relu(residual + self.downsample(x))
 
@@ -106,6 +108,7 @@ class SubsampleAndPad(nn.Module):
         self.channels_after = channels - in_channels - self.channels_before
 
     def forward(self, x: Float[Tensor, "batch in_channel height width"]) -> Float[Tensor, "batch channel rows columns"]:
+        """Return every `stride`-th pixel, with zero channels on both sides."""
         sampled = x[:, :, :: self.stride, :: self.stride]
         return F.pad(sampled, (0, 0, 0, 0, self.channels_before, self.channels_after))
 

@@ -32,6 +32,7 @@ class ShuffleNetV1(nn.Module):
         self.linear = nn.Linear(960, num_classes)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits of images."""
         features = F.relu(self.stem(images))
         features = self.layer3(self.layer2(self.layer1(features)))
         logits: Tensor = self.linear(features.mean(dim=(2, 3)))
@@ -54,6 +55,7 @@ class ShuffleNetV2(nn.Module):
         self.linear = nn.Linear(1024, num_classes)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits of images."""
         features = F.relu(self.stem(images))
         features = self.layer3(self.layer2(self.layer1(features)))
         logits: Tensor = self.linear(F.relu(self.head(features)).mean(dim=(2, 3)))
@@ -80,6 +82,7 @@ class UnitV1(nn.Module):
         self.expand = _convolution(bottleneck, branch_channels, 1, groups=self.groups)
 
     def forward(self, x: Float[Tensor, "batch in_channel height width"]) -> Float[Tensor, "batch channel rows columns"]:
+        """Return the activated features of the branch, with the input added or, pooled, concatenated."""
         compressed = F.channel_shuffle(F.relu(self.compress(x)), self.shuffled_groups)
         branch = self.expand(F.relu(self.depthwise(compressed)))
         if self.halves:
@@ -96,6 +99,7 @@ class UnitV2(nn.Module):
         self.branch = _branch_v2(half, half, stride=1)
 
     def forward(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height width"]:
+        """Return both halves of the channels, one of them convolved, shuffled together."""
         passed, processed = x.chunk(2, dim=1)
         return F.channel_shuffle(torch.cat([passed, self.branch(processed)], dim=1), 2)
 
@@ -114,6 +118,7 @@ class DownUnitV2(nn.Module):
         self.branch = _branch_v2(in_channels, half, stride=2)
 
     def forward(self, x: Float[Tensor, "batch in_channel height width"]) -> Float[Tensor, "batch channel rows columns"]:
+        """Return the channels of both branches, shuffled together, at half the resolution."""
         return F.channel_shuffle(torch.cat([self.shortcut(x), self.branch(x)], dim=1), 2)
 
 

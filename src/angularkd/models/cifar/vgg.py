@@ -47,6 +47,7 @@ class VGG(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits of images."""
         features = self.block0(images)
         features = self.block1(F.max_pool2d(features, 2))
         features = self.block2(F.max_pool2d(features, 2))

@@ -33,6 +33,7 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits of images."""
         features = self.block3(self.block2(self.block1(self.conv1(images))))
         logits: Tensor = self.linear(F.relu(self.bn1(features)).mean(dim=(2, 3)))
         return logits
@@ -51,6 +52,7 @@ class PreActivationBlock(nn.Module):
         self.shortcut = None if same_shape else nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
 
     def forward(self, x: Float[Tensor, "batch in_channel height width"]) -> Float[Tensor, "batch channel rows columns"]:
+        """Return the sum of the residual branch and the shortcut, which no activation follows."""
         activated = F.relu(self.bn1(x))
         residual: Tensor = self.conv2(F.relu(self.bn2(self.conv1(activated))))
         return residual + (x if self.shortcut is None else self.shortcut(activated))
