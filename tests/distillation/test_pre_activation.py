@@ -126,6 +126,19 @@ def test_compiled_it_is_the_same(activation) -> None:
         torch.testing.assert_close(value, expected)
 
 
+def test_the_second_compiled_step_is_compiled_no_more() -> None:
+    torch._dynamo.reset()
+    losses, pairs = {"ce": 1.0, "ofd": 0.01, "at": 10.0, "rkd": 1.0}, "first:first,second:second"
+    distiller = Distiller(Small(nn.ReLU()), Small(nn.ReLU()), losses, example=images(), pairs=pairs).train()
+    distiller.compile(backend="eager")
+    counters.clear()
+    graphs = []
+    for _ in range(3):
+        distiller(images(), LABELS).total.backward()
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs == [2, 2, 2]
+
+
 def test_what_compiled_code_does_not_show_is_refused() -> None:
     pairs = "first:first,second:second"
     for name in ("ofd", "fitnet"):

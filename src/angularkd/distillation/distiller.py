@@ -65,7 +65,7 @@ class Distiller(nn.Module):
         self,
         teacher: nn.Module | Teacher | None,
         student: nn.Module,
-        losses: Mapping[str, float | Mapping[str, Any]] | None = None,
+        losses: Mapping[str, float | str | Mapping[str, Any]] | None = None,
         *,
         pairs: Sequence[Pair] | str | None = None,
         example: Float[Tensor, "batch 3 height width"] | None = None,

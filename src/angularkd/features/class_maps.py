@@ -65,9 +65,14 @@ def _gradients(
     if not missing:
         with torch.enable_grad():
             score = (logits * class_weights).sum()
-            gradients = torch.autograd.grad(
-                score, outputs, retain_graph=True, create_graph=create_graph, allow_unused=True
-            )
+            try:
+                gradients = torch.autograd.grad(
+                    score, outputs, retain_graph=True, create_graph=create_graph, allow_unused=True
+                )
+            except RuntimeError as error:
+                if "use_reentrant" not in str(error):
+                    raise
+                gradients = (None,) * len(outputs)
         missing = [stage for stage, gradient in zip(stages, gradients, strict=True) if gradient is None]
     if missing:
         raise InputError(

@@ -106,7 +106,7 @@ class TapHooks:
     @property
     def settled(self) -> bool:
         """Return whether it is known what the forward that has been started overwrites."""
-        return self._settled or not self._in_training or len(self.taps) == 0 or torch.compiler.is_compiling()
+        return torch.compiler.is_compiling() or self._settled or not self._in_training or len(self.taps) == 0
 
     def overwritten(self) -> bool:
         """Return whether the forward in training that has just ended must be repeated: what it overwrites is copied from now on.
@@ -114,6 +114,8 @@ class TapHooks:
         Raises:
             InputError: where it has overwritten what it did not overwrite in its first such forward.
         """
+        if torch.compiler.is_compiling():  # which copies whatever is read in training
+            return False
         found = {index for index, tensor, version in self._read if tensor._version != version}
         if found and self._settled:
             raise InputError(

@@ -156,7 +156,7 @@ LOSSES: dict[str, Loss] = {
 }  # fmt: skip
 
 
-def read_terms(losses: Mapping[str, float | Mapping[str, Any]]) -> tuple[Term, ...]:
+def read_terms(losses: Mapping[str, float | str | Mapping[str, Any]]) -> tuple[Term, ...]:
     """Return the terms of an objective, checked against LOSSES.
 
     Args:

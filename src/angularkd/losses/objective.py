@@ -240,7 +240,9 @@ class WeightedLosses(nn.Module):
         return PreActivation() if name in self.before_activation else reduction_of(loss)
 
 
-def read_objective(losses: Mapping[str, float | Mapping[str, Any]], table: Mapping[str, Loss]) -> tuple[Term, ...]:
+def read_objective(
+    losses: Mapping[str, float | str | Mapping[str, Any]], table: Mapping[str, Loss]
+) -> tuple[Term, ...]:
     """Return the terms of an objective, checked.
 
     Args:
@@ -289,7 +291,7 @@ def reduction_of(loss: nn.Module) -> Reduction | None:
     return getattr(loss, "reduction", None)
 
 
-def _term(name: str, value: float | Mapping[str, Any], table: Mapping[str, Loss]) -> Term:
+def _term(name: str, value: float | str | Mapping[str, Any], table: Mapping[str, Loss]) -> Term:
     if name not in table:
         known = nearest(str(name).lower(), table)
         raise InputError(f"`loss`: there is no loss '{name}'.{known} All of them: {', '.join(table)}")
