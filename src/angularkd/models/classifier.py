@@ -82,7 +82,7 @@ class Classifier:
         """Return how many classes it predicts, once they are mapped."""
         return self.num_classes if self.mapping is None else len(self.mapping)
 
-    def predict(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch *outputs"]:
+    def predict(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch ..."]:
         """Return logits of images in 0..1, preprocessed before the module and mapped behind it."""
         assert self.preprocessing is not None
         logits: Tensor = predict(self.module, images, self.preprocessing, self.mapping)
