@@ -62,7 +62,7 @@ def test_grad_cam_goes_through_checkpoints_of_convolutions() -> None:
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_grad_cam_of_a_frozen_network_in_reentrant_checkpoints_is_refused() -> None:
     losses = {"amd": {"weight": 10.0, "attention": "gradcam"}}
-    with pytest.raises(InputError, match=r"do not depend on stage .* by gradients"):
+    with pytest.raises(InputError, match=r"stage net\.layer1 .* runs without gradients, which Grad-CAM needs"):
         results(losses, other(), Checkpointed(True).requires_grad_(False))
 
 

@@ -75,8 +75,5 @@ def _gradients(
                 gradients = (None,) * len(outputs)
         missing = [stage for stage, gradient in zip(stages, gradients, strict=True) if gradient is None]
     if missing:
-        raise InputError(
-            f"the logits do not depend on stage {missing[0]} by gradients, which Grad-CAM needs: pair another stage, or leave out "
-            "reentrant checkpoints and torch.no_grad in the network"
-        )
+        raise InputError(f"the logits do not depend on stage {missing[0]}, which Grad-CAM needs: pair another stage")
     return [gradient for gradient in gradients if gradient is not None]

@@ -174,6 +174,11 @@ class FeatureExtractor:
             return
         reading = self._readings[index]
         if self._needs_gradients and index < len(self.stages):
+            if not torch.is_grad_enabled():
+                raise InputError(
+                    f"stage {reading.stage} runs without gradients, which Grad-CAM needs: checkpoint its gradients with "
+                    "use_reentrant=False, leave out torch.no_grad, or use another attention mechanism"
+                )
             self._stage_outputs[index] = tensor
         features = reading.stage.as_map(values.dequantize() if values.is_quantized else values)
         self._stored[index] = tuple(self._reduce(reading.stage, features, each) for each in reading.reductions)
