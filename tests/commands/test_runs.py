@@ -297,6 +297,16 @@ def folder_of_images(root: Path, counts: dict[str, int], size: int = 12) -> Path
     return root
 
 
+def test_the_default_folder_of_a_run_may_lie_among_the_images(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, level in (("cat", 50), ("dog", 200)):
+        Path(name).mkdir()
+        for i in range(20):
+            Image.new("RGB", (8, 8), (level + i,) * 3).save(f"{name}/{i}.png")
+    finished = angularkd.train(data=".", model="cifar/resnet8", epochs=1, device="cpu")
+    assert finished.folder.is_relative_to("runs") and (finished.folder / "student.safetensors").is_file()
+
+
 def test_a_broken_test_image_is_found_before_training(tmp_path) -> None:
     data = tmp_path / "data"
     folder_of_images(data / "train", {"a": 20, "b": 20})

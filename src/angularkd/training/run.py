@@ -55,9 +55,9 @@ def run_training(config: TrainConfig, reporter: Reporter | None = None, modules:
     Raises:
         InputError: when something that was given cannot be used.
     """
+    dataset = open_dataset(config)  # before the run's folder is made, which may lie in that of the images
     with _claimed(config, _short(config.model)) as folder:
         config = _going_on(config, folder, "model")
-        dataset = open_dataset(config)
         with seeded(config.seed):
             return run(build_training(config, dataset, modules=modules), folder, reporter or Silent())
 
@@ -72,10 +72,11 @@ def run_distillation(
     reporter = reporter or Silent()
     if config.cache is not None:
         check_folder(Path(config.cache))
+    dataset = open_dataset(config)
     trained = ("student", "teacher") if config.teacher_train is not None else ("student",)
     with _claimed(config, f"{_short(config.student)}-from-{_short(config.teacher)}") as folder:
         config = _going_on(_with_stored_weights(config, folder), folder, *trained)
-        dataset, traces, fitted = open_dataset(config), Traces(), None
+        traces, fitted = Traces(), None
         if config.teacher_train is not None:
             fitted = _fit_teacher(config, dataset, traces, folder.teacher, reporter, modules)
             config = _with_teachers_recipe(config, folder.teacher)
