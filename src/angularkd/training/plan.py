@@ -33,6 +33,7 @@ from angularkd.training.measuring import (
 )
 from angularkd.training.memorised import memorised_note
 from angularkd.training.teacher_outputs import notes_on_outputs
+from angularkd.training.thumbnails import nearest_thumbnail_hits, weak_teacher_note
 
 MEASURED_IMAGES = 500
 """Validation images at most that the teacher is measured on, and training images: enough to see that it is the right one."""
@@ -179,7 +180,8 @@ def _measure_teacher(job: Job, notes: list[str]) -> tuple[dict[str, float], int]
         return logits
 
     validation = evaluate(teacher.module, predict, batches, classes)
-    hints = notes_on_outputs(torch.cat(measured), torch.from_numpy(some.dataset.val.labels.copy()), dataset.classes)
+    logits, labels = torch.cat(measured), torch.from_numpy(some.dataset.val.labels.copy())
+    hints = notes_on_outputs(logits, labels, dataset.classes)
 
     def accuracy(data: Data, split: str) -> float:
         images = data.batches(split, job.config.batch_size).epoch(0)
@@ -189,10 +191,16 @@ def _measure_teacher(job: Job, notes: list[str]) -> tuple[dict[str, float], int]
     try:
         notes += check_better_than_chance(job.data, first, accuracy, np.arange(len(dataset.train)))
     except InputError as error:
-        raise InputError("; ".join([str(error), *hints])) from None
+        if not insists(job.config):
+            raise InputError("; ".join([str(error), *hints])) from None
+        notes.append(str(error))
     notes += hints
+    known = job.data.some("train", MEASURED_IMAGES)
+    size = job.config.batch_size
+    by_labels = nearest_thumbnail_hits(known.batches("train", size).epoch(0), some.batches("val", size).epoch(0))
+    note = weak_teacher_note((logits.argmax(dim=1) == labels).numpy(), by_labels, len(known.dataset.train))
+    notes += [note] if note is not None else []
     if "teacher_logits" in job.distiller.signals:
-        known = job.data.some("train", MEASURED_IMAGES)
         note = memorised_note(accuracy(known, "train"), len(known.dataset.train), validation["accuracy"])
         notes += [note] if note is not None else []
     if any("drawn from train" in note for note in dataset.notes):
