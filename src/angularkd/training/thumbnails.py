@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,8 +28,8 @@ def nearest_thumbnail_hits(known: Iterable[Batch], asked: Iterable[Batch]) -> Bo
     """
     images, labels = _thumbnails(known)
     questions, answers = _thumbnails(asked)
-    found: Int64[np.ndarray, " images"] = KNeighborsClassifier(n_neighbors=1).fit(images, labels).predict(questions)
-    return found == answers
+    nearest = torch.cdist(questions, images).argmin(dim=1)
+    return (labels[nearest] == answers).numpy()
 
 
 def weak_teacher_note(
@@ -55,12 +54,10 @@ def weak_teacher_note(
     )
 
 
-def _thumbnails(
-    batches: Iterable[Batch],
-) -> tuple[Float[np.ndarray, "images values"], Int64[np.ndarray, " images"]]:
+def _thumbnails(batches: Iterable[Batch]) -> tuple[Float[Tensor, "images values"], Int64[Tensor, " images"]]:
     images: list[Tensor] = []
     labels: list[Tensor] = []
     for batch in batches:
         images.append(F.adaptive_avg_pool2d(batch.images.float(), SIDE).flatten(1).cpu())
         labels.append(batch.labels.cpu())
-    return torch.cat(images).numpy(), torch.cat(labels).numpy()
+    return torch.cat(images), torch.cat(labels)
