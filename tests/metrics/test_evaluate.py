@@ -111,13 +111,48 @@ def test_defaults_are_left_out_where_they_say_nothing() -> None:
     assert "top5" in evaluate(model, lambda images: model(images)[:, :6], few, 6)
 
 
+def test_metrics_of_calibrated_probabilities_come_by_default_where_there_is_a_temperature() -> None:
+    model = network(0)
+    found = evaluate(model, model, batches(), CLASSES, temperature=2.0)
+    assert [name for name in found if "calibrated" in name] == ["nll_calibrated", "brier_calibrated", "ece_calibrated"]
+    halved = evaluate(model, lambda images: model(images) / 2, batches(), CLASSES)
+    assert {name: found[f"{name}_calibrated"] for name in ("nll", "brier", "ece")} == {
+        name: halved[name] for name in ("nll", "brier", "ece")
+    }
+
+
+def test_rows_of_one_function_share_what_it_returns(monkeypatch) -> None:
+    calls = []
+
+    def brightness(batch: Any) -> Tensor:
+        calls.append(len(batch.images))
+        return batch.images.sum()
+
+    for name in ("one", "other"):
+        monkeypatch.setitem(METRICS, name, Metric("brightness", ("images",), brightness, "higher"))
+    model = network(0)
+    found = evaluate(model, model, batches(), CLASSES, metrics=["one", "other"])
+    assert calls == [6, 6, 6] and found["one"] == found["other"]
+
+
+def test_rows_an_image_are_joined_in_order(monkeypatch) -> None:
+    row = Metric(
+        "rows", ("indices",), lambda batch: batch.indices, None, value=lambda rows, _: rows.tolist(), per_image=True
+    )
+    monkeypatch.setitem(METRICS, "rows", row)
+    model = network(0)
+    assert evaluate(model, model, batches(), CLASSES, metrics=["rows"])["rows"] == list(range(18))
+
+
 @pytest.mark.parametrize(
     ("metrics", "classes", "message"),
     [
+        (["ece_calibrated"], CLASSES, "'ece_calibrated' needs a `temperature`"),
         (["acc", "nll"], CLASSES, "no metric 'acc'"),
         (["nll", "agreement"], CLASSES, "'agreement' needs a `teacher` of the same classes"),
         (["cka"], CLASSES, "'cka' needs a `teacher` whose stages are paired"),
         (["top5"], 5, "'top5' needs 6 classes at least, the data has 5"),
+        (["confusion"], 21_841, "'confusion' is of 2,000 classes at most, the data has 21,841: leave it out"),
     ],
 )
 def test_what_is_requested_and_cannot_be_computed_is_refused_before_any_image(metrics, classes, message) -> None:

@@ -9,19 +9,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
+from angularkd.commands.watched import Watched
 from angularkd.config import EvaluateConfig
-from angularkd.errors import InputError
-from angularkd.features import FeatureExtractor, ModelOutput, pair_models
-from angularkd.metrics import METRICS, Extract, check_metrics
+from angularkd.features import FeatureExtractor, ModelOutput, Pair, pair_models
+from angularkd.metrics import COSTS, METRICS, Extract, Subject, check_metrics, measure_costs, temperature_on
 from angularkd.metrics import evaluate as measure
 from angularkd.models import Classifier
 from angularkd.system.files import check_file_writable, write_json
 from angularkd.system.modes import seeded
 from angularkd.training import Evaluation, Modules, build_evaluation, open_dataset, predictor, taken_out
+
+OF_TWO = {"teacher_logits", "student_features", "teacher_features"}
+"""Signals that take two networks."""
+FLATTERED = "metrics after temperature scaling flatter the model: the temperature was fitted on these very images"
 
 
 def evaluate(**options: Any) -> dict[str, Any]:
@@ -32,7 +34,8 @@ def evaluate(**options: Any) -> dict[str, Any]:
             and `teacher` may be `torch.nn.Module`s too; `weights` are then loaded into it.
 
     Returns:
-        What was measured on which images; `metrics` holds for each model its metrics by name.
+        What was measured on which images; `metrics` holds for each model its metrics by name, those of several numbers in the order of
+        `classes`; `temperature` for each model that by which its logits were divided, and `pairs` the stages that were compared.
 
     Raises:
         InputError: when something that was given cannot be used.
@@ -47,134 +50,131 @@ def run_evaluation(config: EvaluateConfig, modules: Modules = MappingProxyType({
         check_metrics(config.metrics)
     if config.json_file is not None:
         check_file_writable(Path(config.json_file), "json_file")
+    on_images = [name for name in config.metrics if name in METRICS] if config.metrics else None
+    costs = [name for name in config.metrics if name in COSTS]
+    fits = any("temperature" in METRICS[name].needs for name in on_images or ())
     dataset = open_dataset(config)
     with seeded(0):  # a model's first weights are drawn before its own are read
-        built = build_evaluation(config, dataset, modules)
-    model, teacher, classes = built.model, built.teacher, len(built.data.dataset.classes)
-    watched = _Watched("model", model, built.fabric)
-    watched_teacher = _Watched("teacher", teacher, built.fabric) if teacher is not None else None
-    started = time.perf_counter()
-    with _extractors(built, config.metrics) as extractors:
-        figures = measure(
-            model.module,
-            watched.predict,
-            built.batches.epoch(0),
-            classes,
-            teacher=watched_teacher.predict if watched_teacher is not None else None,
-            extractors=_both_watched(watched, watched_teacher, extractors),
-            metrics=config.metrics or None,
-        )
-    seconds = time.perf_counter() - started
-    watched.check()
-    found = {config.model: figures}
-    if teacher is not None and watched_teacher is not None:
-        seconds -= watched_teacher.seconds
-        found[f"{config.teacher} (teacher)"] = measure(
-            teacher.module, watched_teacher.predict, built.batches.epoch(0), classes
-        )
-        watched_teacher.check()
-    images = len(built.data.dataset.splits[config.split])
+        built = build_evaluation(config, dataset, modules, also=("val",) if fits else ())
+    model = _Measured("model", built.model, built, config.split, fits)
+    teacher = _Measured("teacher", built.teacher, built, config.split, fits) if built.teacher is not None else None
+    pairs = _pairs(built, on_images or ())
+    found, speed = {config.model: model.costs(costs)}, {}
+    if on_images != []:
+        started = time.perf_counter()
+        with _extractors(built, pairs) as extractors:
+            found[config.model] |= model.figures(on_images, teacher, extractors)
+        seconds = time.perf_counter() - started - (teacher.watched.seconds if teacher is not None else 0.0)
+        speed = {"images_per_second": model.watched.images / seconds}
+    temperatures = {config.model: model.temperature}
+    if teacher is not None:
+        who, alone = f"{config.teacher} (teacher)", _without_teacher(on_images)
+        found[who], temperatures[who] = teacher.costs(costs), teacher.temperature
+        if alone != []:
+            found[who] |= teacher.figures(alone)
+    fitted = {who: temperature for who, temperature in temperatures.items() if temperature is not None}
     results = {
         "data": config.data,
         "split": config.split,
-        "images": images,
-        "parameters": model.parameters,
-        "preprocessing": str(model.preprocessing),
-        "images_per_second": images / seconds,
-        "metrics": found,
+        "images": len(built.data.dataset.splits[config.split]),
+        "classes": list(built.data.dataset.classes),
+        "parameters": built.model.parameters,
+        "preprocessing": str(built.model.preprocessing),
+        **speed,
+        "metrics": {who: _in_order(figures, config.metrics) for who, figures in found.items()},
+        "temperature": fitted,
+        "pairs": [{"teacher": pair.teacher.name, "student": pair.student.name} for pair in pairs],
+        "notes": [*built.notes, *_flattered(config.split, found[config.model])],
     }
     if config.json_file is not None:
         write_json(Path(config.json_file), results)
     return results
 
 
-class _Watched:
-    """A network whose time is taken, and whose weights and outputs are checked.
+class _Measured:
+    """A network that is measured.
 
     Args:
-        role: what a message calls it.
-        classifier: on the device.
-        fabric: the device and the arithmetic.
-
-    Raises:
-        InputError: for weights that are not finite.
+        role: "model" or "teacher".
+        classifier: the network.
+        built: the evaluation.
+        split: whose images it is measured on.
+        fits: whether a temperature is fitted on the validation images, where the network's file says none.
     """
 
-    def __init__(self, role: str, classifier: Classifier, fabric: Fabric) -> None:
-        self.seconds = 0.0
-        self._who = f"the {role} {classifier.spec}"
-        self._predict = predictor(fabric, classifier)
-        self._device = fabric.device
-        self._broken = torch.zeros((), dtype=torch.long, device=fabric.device)
-        state = classifier.module.state_dict().items()
-        broken = [name for name, value in state if value.is_floating_point() and not bool(value.isfinite().all())]
-        if broken:
-            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-            raise InputError(
-                f"the weights of {self._who} are not finite, in {broken[0]}{more}: they are of a training that diverged, or damaged; "
-                "give others"
-            )
+    def __init__(self, role: str, classifier: Classifier, built: Evaluation, split: str, fits: bool) -> None:
+        self.classifier, self.built, self.split = classifier, built, split
+        self.temperature = classifier.temperature
+        if fits and self.temperature is None:
+            watched, data = Watched(role, classifier, built.fabric), built.data
+            batches = data.batches("val", built.batches.batch_size).epoch(0)
+            images = len(data.dataset.splits["val"])
+            self.temperature = temperature_on(classifier.module, watched.predict, batches, images)
+            watched.check()
+        self.watched = Watched(role, classifier, built.fabric)
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the logits for images in 0..1."""
-        with self._timed():
-            logits = self._predict(images)
-        return self._checked(logits)
+    def costs(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return what it costs, by name."""
+        trace, size = self.classifier.trace, self.built.data.size_of(self.split)
+        flops = trace.flops if trace is not None else None
+        predict = predictor(self.built.fabric, self.classifier)
+        subject = Subject(self.classifier.module, predict, size, self.built.fabric.device, flops)
+        return measure_costs(subject, names)
 
-    def extracting(self, extract: Extract) -> Extract:
-        """Return a function that extracts as this one does, watched."""
-
-        def watched(images: Tensor) -> ModelOutput:
-            with self._timed():
-                output = extract(images)
-            if output.logits is not None:
-                self._checked(output.logits)
-            return output
-
-        return watched
-
-    def check(self) -> None:
-        """Raise InputError where the outputs for some images were not finite."""
-        if broken := int(self._broken):
-            raise InputError(
-                f"the outputs of {self._who} are not finite for {broken:,} of the images, so that nothing can be said of it: check its "
-                "normalization and its `input_size`, or evaluate with `precision=32-true`"
-            )
-
-    def _checked(self, logits: Tensor) -> Tensor:
-        self._broken += (~logits.isfinite()).flatten(1).any(dim=1).sum()
-        return logits
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        self._wait()
-        started = time.perf_counter()
-        yield
-        self._wait()
-        self.seconds += time.perf_counter() - started
-
-    def _wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+    def figures(
+        self,
+        names: Sequence[str] | None,
+        teacher: _Measured | None = None,
+        extractors: tuple[Extract, Extract] | None = None,
+    ) -> dict[str, Any]:
+        """Return its metrics on the images, alone or beside its teacher."""
+        both = None
+        if teacher is not None and extractors is not None:
+            both = self.watched.extracting(extractors[0]), teacher.watched.extracting(extractors[1])
+        found = measure(
+            self.classifier.module,
+            self.watched.predict,
+            self.built.batches.epoch(0),
+            len(self.built.data.dataset.classes),
+            teacher=teacher.watched.predict if teacher is not None else None,
+            extractors=both,
+            metrics=names,
+            temperature=self.temperature,
+        )
+        self.watched.check()
+        return found
 
 
-def _both_watched(
-    model: _Watched, teacher: _Watched | None, extractors: tuple[Extract, Extract] | None
-) -> tuple[Extract, Extract] | None:
-    if extractors is None or teacher is None:
-        return None
-    return model.extracting(extractors[0]), teacher.extracting(extractors[1])
+def _without_teacher(names: Sequence[str] | None) -> list[str] | None:
+    """Return the metrics of those that are of one network alone; None, the usual ones, for None."""
+    return [name for name in names if not OF_TWO & set(METRICS[name].needs)] if names is not None else None
+
+
+def _flattered(split: str, figures: dict[str, Any]) -> list[str]:
+    of_temperature = any("temperature" in METRICS[name].needs for name in figures if name in METRICS)
+    return [FLATTERED] if split == "val" and of_temperature else []
+
+
+def _in_order(figures: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: figures[name] for name in names if name in figures} if names else figures
+
+
+def _pairs(built: Evaluation, names: Sequence[str]) -> list[Pair]:
+    """Return the paired stages of model and teacher, where a metric needs them and there is a teacher."""
+    model, teacher = built.model, built.teacher
+    if teacher is None or not any("student_features" in METRICS[name].needs for name in names):
+        return []
+    assert model.trace is not None and teacher.trace is not None, "build_evaluation has traced both"
+    return pair_models(teacher.module, model.module, teacher.trace, model.trace)
 
 
 @contextmanager
-def _extractors(built: Evaluation, metrics: Sequence[str]) -> Iterator[tuple[Extract, Extract] | None]:
-    """Yield what gives the features of the paired stages of model and teacher, where a metric needs them and there is a teacher."""
+def _extractors(built: Evaluation, pairs: Sequence[Pair]) -> Iterator[tuple[Extract, Extract] | None]:
+    """Yield what gives the features of the paired stages of model and teacher, where there are any."""
     model, teacher = built.model, built.teacher
-    if teacher is None or not any("student_features" in METRICS[name].needs for name in metrics):
+    if teacher is None or not pairs:
         yield None
         return
-    assert model.trace is not None and teacher.trace is not None, "build_evaluation has traced both"
-    pairs = pair_models(teacher.module, model.module, teacher.trace, model.trace)
     with (
         FeatureExtractor(model.module, [pair.student for pair in pairs], forward=model.predict) as of_student,
         FeatureExtractor(teacher.module, [pair.teacher for pair in pairs], forward=teacher.predict) as of_teacher,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from angularkd.errors import InputError
 from angularkd.features import ModelOutput
+from angularkd.metrics.metric import Sums
 from angularkd.metrics.observation import Observation
 from angularkd.metrics.table import DEFAULT_METRICS, METRICS, check_metrics
 from angularkd.system.modes import mode
@@ -30,8 +32,9 @@ def evaluate(
     teacher: Predict | None = None,
     extractors: tuple[Extract, Extract] | None = None,
     metrics: Sequence[str] | None = None,
-) -> dict[str, float]:
-    """Return metrics of a model over all batches, by name.
+    temperature: float | None = None,
+) -> dict[str, Any]:
+    """Return metrics of a model over all batches, by name: numbers, and lists and dictionaries of them.
 
     One pass is made, and only the signals that some metric needs are computed. Nothing waits for the device before the end.
 
@@ -44,11 +47,13 @@ def evaluate(
         extractors: the model's and the teacher's, for metrics of features. Where one is requested, each runs in place of
             `predict` and `teacher`, so that logits and features come from the same forward.
         metrics: names in METRICS, in the order of the result. Default: those of DEFAULT_METRICS for which there is what they need.
+        temperature: by which the logits are divided for metrics after temperature scaling (`fit_temperature`).
 
     Raises:
-        InputError: when a metric is unknown, needs a teacher or extractors that are not given, or more classes than there are.
+        InputError: when a metric is unknown, needs a teacher, extractors or a temperature that is not given, or another number of
+            classes than there are.
     """
-    missing = _missing(teacher, extractors)
+    missing = _missing(teacher, extractors, temperature)
     if metrics is None:
         metrics = [name for name in DEFAULT_METRICS if _objection(name, num_classes, missing) is None]
     else:
@@ -59,23 +64,28 @@ def evaluate(
     rows = {name: METRICS[name] for name in metrics}
     needs = {signal for row in rows.values() for signal in row.needs}
     student_extract, teacher_extract = extractors if extractors is not None else (None, None)
-    totals: dict[str, Tensor] = {}
+    functions = {row.sums: row.per_image for row in rows.values()}
+    found: defaultdict[Sums, list[Tensor]] = defaultdict(list)
     images = 0
     with mode(model, training=False), torch.inference_mode():
         for batch in batches:
             signals = {
                 "images": batch.images,
                 "labels": batch.labels,
+                "indices": batch.indices,
+                "predict": predict,
+                "temperature": temperature,
                 **_run(batch.images, needs, "logits", predict, "student_features", student_extract),
                 **_run(batch.images, needs, "teacher_logits", teacher, "teacher_features", teacher_extract),
             }
             observation = Observation(num_classes, **{name: signals[name] for name in signals if name in needs})
-            for name, row in rows.items():
-                found = row.sums(observation)
-                totals[name] = totals[name] + found if name in totals else found
+            for sums, per_image in functions.items():
+                part = sums(observation)
+                found[sums] = [*found[sums], part] if per_image or not found[sums] else [found[sums][0] + part]
             images += len(batch.images)
         assert images, "no batch to evaluate on"
-        return {name: row.value(totals[name], images) for name, row in rows.items()}
+        totals = {sums: torch.cat(parts) if functions[sums] else parts[0] for sums, parts in found.items()}
+        return {name: row.value(totals[row.sums], images) for name, row in rows.items()}
 
 
 def _run(
@@ -88,9 +98,13 @@ def _run(
     return {logits: predict(images)} if logits in needs and predict is not None else {}
 
 
-def _missing(teacher: Predict | None, extractors: tuple[Extract, Extract] | None) -> dict[str, str]:
+def _missing(
+    teacher: Predict | None, extractors: tuple[Extract, Extract] | None, temperature: float | None
+) -> dict[str, str]:
     """Return the signals that cannot be computed, each with what to give for it."""
     missing = {"teacher_logits": "a `teacher` of the same classes"} if teacher is None else {}
+    if temperature is None:
+        missing["temperature"] = "a `temperature`, fitted on validation images whose logits are finite"
     if extractors is None:
         missing |= dict.fromkeys(
             ("student_features", "teacher_features"), "a `teacher` whose stages are paired with the model's"
@@ -103,5 +117,7 @@ def _objection(name: str, num_classes: int, missing: dict[str, str]) -> str | No
     row = METRICS[name]
     if num_classes < row.least_classes:
         return f"metric '{name}' needs {row.least_classes} classes at least, the data has {num_classes}: leave it out"
+    if num_classes > row.most_classes:
+        return f"metric '{name}' is of {row.most_classes:,} classes at most, the data has {num_classes:,}: leave it out"
     lacking = [missing[signal] for signal in row.needs if signal in missing]
     return f"metric '{name}' needs {lacking[0]}: give one, or leave the metric out" if lacking else None

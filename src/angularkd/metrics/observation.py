@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +12,17 @@ from torch.nn import functional as F
 
 from angularkd.types import Features
 
-SIGNALS = ("images", "labels", "logits", "teacher_logits", "student_features", "teacher_features")
+SIGNALS = (
+    "images",
+    "labels",
+    "indices",
+    "predict",
+    "temperature",
+    "logits",
+    "teacher_logits",
+    "student_features",
+    "teacher_features",
+)
 """The names that a metric may need."""
 
 
@@ -24,6 +35,9 @@ class Observation:
         num_classes: number of classes of the data.
         images: RGB in 0..1, [batch, 3, height, width].
         labels: the class of each image, [batch].
+        indices: the row of each image in its split, on the host, [batch].
+        predict: from other images in 0..1 to the model's logits.
+        temperature: by which the logits are divided to calibrate them.
         logits: of the model, [batch, classes].
         teacher_logits: of its teacher, [batch, classes].
         student_features: of the model's paired stages, [batch, channel, height, width] each.
@@ -33,6 +47,9 @@ class Observation:
     num_classes: int
     images: Float[Tensor, "batch 3 height width"]
     labels: Int[Tensor, " batch"]
+    indices: Int[Tensor, " batch"]
+    predict: Callable[[Tensor], Tensor]
+    temperature: float
     logits: Float[Tensor, "batch classes"]
     teacher_logits: Float[Tensor, "batch classes"]
     student_features: Features
@@ -71,3 +88,8 @@ class Observation:
     def onehot(self) -> Int[Tensor, "batch classes"]:
         """Return 1 at the image's own class and 0 at the others."""
         return F.one_hot(self.labels, self.num_classes)
+
+    @cached_property
+    def calibrated(self) -> Observation:
+        """Return the labels with the logits divided by the temperature."""
+        return Observation(self.num_classes, labels=self.labels, logits=self.logits.float() / self.temperature)

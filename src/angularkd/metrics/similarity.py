@@ -1,13 +1,12 @@
-"""Metrics of how alike the features of paired stages are."""
+"""How alike the features of paired stages are: centred kernel alignment."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from angularkd.features import PowerMap, match_sizes, widen
+from angularkd.features import widen
 from angularkd.metrics.observation import Observation
 
 
@@ -33,20 +32,6 @@ def mean_cka(total: Float[Tensor, "pairs 3"], _images: int) -> float:
     """
     both, student, teacher = total.unbind(dim=1)
     return float((both / (student.sqrt() * teacher.sqrt())).mean())
-
-
-def attention_similarity(observation: Observation) -> Float[Tensor, ""]:
-    """Return the sum over images of the cosine of the two power maps of a pair, as mean over the pairs, each in 0..1.
-
-    A power map is the sum over the channels of the squared features, [batch, height, width]; the larger of the two is
-    pooled to the size of the smaller.
-    """
-    power_map = PowerMap()
-    cosines = []
-    for student, teacher in zip(observation.student_features, observation.teacher_features, strict=True):
-        one, other = match_sizes(power_map(student), power_map(teacher))
-        cosines.append(F.cosine_similarity(one.flatten(1), other.flatten(1)).sum())
-    return torch.stack(cosines).mean()
 
 
 def _gram(features: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch batch"]:
