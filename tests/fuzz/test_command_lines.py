@@ -1,6 +1,6 @@
 """Command lines and YAML files made by a grammar of all commands and flags, odd values among them: each ends as documented.
 
-All of them run in one process. What would train for long stops at `--out`, a folder that holds something; `plan`, `cache info`,
+All of them run in one process. What would train for long stops at `--out`, a folder that holds something; `plan`, `cache verify`,
 `list` and `evaluate` run to their ends. ANGULARKD_SOAK=1 runs a thousand instead of a hundred and twenty.
 """
 
@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from angularkd import cli
-from angularkd.config import Config, DemoConfig, DistillConfig, EvaluateConfig, ExplainConfig, TrainConfig
+from angularkd.config import Config, DemoConfig, DistillConfig, EvaluateConfig, ExplainConfig, TrainConfig, VerifyConfig
 from angularkd.losses import LOSSES
 from angularkd.metrics import METRICS
 
@@ -37,7 +37,7 @@ KINDS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "distill": DistillConfig,
     "plan": DistillConfig,
-    "cache info": DistillConfig,
+    "cache verify": VerifyConfig,
     "evaluate": EvaluateConfig,
     "explain": ExplainConfig,
     "demo": DemoConfig,
@@ -46,7 +46,7 @@ SHARES = {
     "plan": 14,
     "train": 4,
     "distill": 4,
-    "cache info": 2,
+    "cache verify": 2,
     "evaluate": 3,
     "explain": 2,
     "demo": 1,

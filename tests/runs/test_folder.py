@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +133,36 @@ def test_a_process_that_is_killed_gives_the_folder_back(tmp_path) -> None:
     assert (tmp_path / ".lock").exists()
     claim(tmp_path, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here")
+def test_processes_that_outlive_a_killed_one_do_not_hold_its_folder(tmp_path) -> None:
+    """As those that decode images do, for some seconds."""
+    holder = HOLDER.replace(
+        "    print",
+        "    import os\n    if os.fork() == 0:\n        sys.stdout.close(); sys.stdin.read()\n        os._exit(0)\n    print",
+    )
+    command = [sys.executable, "-c", holder, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match="another process runs in"):
+            claim(tmp_path, resume=True)
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        claim(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_folder_that_is_moved_away_or_replaced_is_noticed(tmp_path, made_anew) -> None:
+    path = tmp_path / "run"
+    with RunFolder(path).claimed(resume=False) as folder:
+        folder.check_held()
+        path.rename(tmp_path / "moved")
+        if made_anew:
+            path.mkdir()
+            (path / ".lock").write_text("")
+        with pytest.raises(InputError, match="was removed or moved while a run was writing to it"):
+            folder.check_held()
 
 
 def test_a_killed_start_does_not_make_the_folder_look_full(tmp_path) -> None:

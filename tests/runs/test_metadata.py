@@ -27,7 +27,14 @@ def test_what_a_run_writes_is_read_back() -> None:
         (8, 9),
         (16, 17),
     )
-    assert (found.mean, found.std, found.channels) == (MEAN, STD, None)
+    assert (found.mean, found.std, found.channels, found.temperature) == (MEAN, STD, None, None)
+    assert described(**{**written.as_dict(), "temperature": 1.5}).temperature == 1.5
+
+
+@pytest.mark.parametrize("temperature", [0, -1, float("nan"), float("inf"), "warm"])
+def test_a_temperature_that_cannot_be_is_named(temperature) -> None:
+    with pytest.raises(InputError, match="says temperature:"):
+        described(temperature=temperature)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import platform
+import re
 import shlex
+import signal
 import sys
 import tempfile
 import traceback
@@ -15,9 +17,11 @@ import angularkd
 from angularkd.cli.printing import OutputError, guarded_output, one_line, stop
 from angularkd.config import with_flags
 from angularkd.errors import InputError
+from angularkd.system.stopping import Stopped, stopped_by_signals
 
 USAGE_ERROR, UNFORESEEN, MACHINE, INTERRUPTED, CLOSED_PIPE = 2, 70, 74, 130, 141
-"""Exit codes: those of sysexits.h, and of a shell for what a signal ends."""
+SIGNALLED = 128
+"""Exit codes: those of sysexits.h, and of a shell for what a signal ends, 128 and its number."""
 MACHINE_ERRORS = {
     errno.EPIPE,
     errno.ENOSPC,
@@ -36,6 +40,8 @@ MACHINE_ERRORS = {
     errno.ENXIO,
 }
 """What a file system refuses, and no command can foresee or mend."""
+OS_ERROR = re.compile(r"([^:]*)\(os error (\d+)\)")
+"""What libraries written in Rust say of an error of the operating system."""
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "unable to allocate")
 """What torch and NumPy say then, in errors of several kinds."""
 GOES_ON = (("train",), ("distill",))
@@ -52,13 +58,16 @@ def ending(arguments: Sequence[str]) -> Iterator[None]:
         SystemExit: with the codes above.
     """
     try:
-        with guarded_output():
+        with guarded_output(), stopped_by_signals():
             yield
     except InputError as error:
         stop(with_flags(str(error)), USAGE_ERROR)
     except KeyboardInterrupt:
-        goes_on = "; if an epoch was done, it goes on with --resume" if tuple(arguments[:1]) in GOES_ON else ""
-        stop(f"interrupted{goes_on}", INTERRUPTED)
+        stop(f"interrupted{_goes_on(arguments)}", INTERRUPTED)
+    except Stopped as asked:
+        interrupted = asked.number == signal.SIGINT
+        what = "interrupted" if interrupted else f"stopped by {signal.Signals(asked.number).name}"
+        stop(f"{what}{_goes_on(arguments, asked.saved)}", SIGNALLED + asked.number)
     except OutputError as error:
         if error.errno == errno.EPIPE:
             raise SystemExit(CLOSED_PIPE) from None
@@ -66,10 +75,22 @@ def ending(arguments: Sequence[str]) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
             stop(f"{error.strerror}{f': {error.filename}' if error.filename else ''}", MACHINE)
+        refused = OS_ERROR.search(str(error))
+        if refused is not None and int(refused[2]) in MACHINE_ERRORS:
+            stop(refused[1].strip(), MACHINE)
         if isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY):
             what = str(error)[:200] or "MemoryError"
             stop(f"there is not enough memory ({what}): use smaller images, batches or options of losses", MACHINE)
         _report(error, arguments)
+
+
+def _goes_on(arguments: Sequence[str], saved: bool = False) -> str:
+    """Return what to say of a run that may have a checkpoint, or has one."""
+    if tuple(arguments[:1]) == ("study",):
+        return "; the same command goes on"
+    if saved:
+        return "; all is saved: it goes on where it was with --resume"
+    return "; if a checkpoint was written, it goes on with --resume" if tuple(arguments[:1]) in GOES_ON else ""
 
 
 def _report(error: Exception, arguments: Sequence[str]) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import io
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 
+from angularkd.cli.helping import FLAGS, expected, help_text
 from angularkd.config import LONGEST_TEXT, Config
-from angularkd.errors import InputError, nearest, shown
+from angularkd.errors import InputError, nearest, short_repr
 
 C = TypeVar("C", bound=Config)
 
@@ -24,14 +24,17 @@ REQUIRED = "\0"
 
 REWORDED = {
     r"\[type=[^\]]*\]|For further information visit \S+": "",
-    r"Error parsing (\S+): invalid literal for int\(\) with base 10: ": r"\1 is a whole number, not ",
-    r"Error parsing (\S+): could not convert string to float: ": r"\1 is a number, not ",
-    r"Error parsing (\S+): no type matching (.*) could be instantiated from \[(.*)\]": r"\1 is \2, not [\3]",
     r"Missing value for argument '(\S+)'\. Expected \d+ values": r"\1 needs a value",
-    r"invalid choice (.*) for argument '(\S+)'\. Expected one of \((.*)\)": r"\2 is one of \3, not \1",
     r"Unrecognized options:": "there is no place for",
 }
 """What tyro says, in the words of this command line."""
+UNREADABLE = re.compile(r"Error parsing (--[\w-]+): |invalid choice .* for argument '(--[\w-]+)'")
+"""How tyro begins to say that a value is not what its flag takes."""
+NOT_READ = re.compile(
+    r"(?:with base 10|to float): (.*?)\.?$|(?:instantiated from|for arguments:) \[(.*)\]"
+    r"|invalid choice (.*?) for argument"
+)
+"""Where it says what came."""
 
 
 def parse(kind: type[C], command: str, arguments: list[str]) -> C:
@@ -48,27 +51,25 @@ def parse(kind: type[C], command: str, arguments: list[str]) -> C:
     for argument in arguments:
         if len(argument) > LONGEST_TEXT:
             raise InputError(
-                f"{shown(argument)} has {len(argument):,} characters, and {LONGEST_TEXT:,} are read: shorten it"
+                f"{short_repr(argument)} has {len(argument):,} characters, and {LONGEST_TEXT:,} are read: shorten it"
             )
         if "\0" in argument:
-            raise InputError(f"{shown(argument)} holds a NUL character: leave it out")
+            raise InputError(f"{short_repr(argument)} holds a NUL character: leave it out")
     arguments, file = _take_config(arguments)
     _check_flags(kind, command, arguments)
     options = kind.load(file) if file is not None else {}
+    if asked := [argument for argument in arguments if argument in FLAGS]:
+        print(help_text(kind, command, "--help-all" in asked, options), end="")
+        raise SystemExit(0)
     if "trust" in options:
         raise InputError(f"{file} gives `trust`, which whoever runs a command gives it, not a file: leave it out there")
     losses = options.pop("loss", ())
-    about = f"{inspect.getdoc(kind)} --config FILE reads these options from YAML; flags lie on top."
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            parsed: Any = tyro.cli(
-                _flags(kind, options), prog=f"angularkd {command}", description=about, args=arguments
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise InputError(f"{_in_one_line(complaint.getvalue())} See: angularkd {command} --help") from None
+            parsed: Any = tyro.cli(_flags(kind, options), prog=f"angularkd {command}", args=arguments)
+    except SystemExit:
+        raise InputError(f"{_in_one_line(kind, complaint.getvalue())} See: angularkd {command} --help") from None
     given = {name: value for name, value in vars(parsed).items() if value not in (REQUIRED, (REQUIRED,))}
     if losses and not given["loss"]:
         given["loss"] = losses
@@ -105,30 +106,13 @@ def _flags(kind: type[Config], given: Mapping[str, Any]) -> type:
         required = field.is_required() and name not in given
         missing = (REQUIRED,) if get_origin(field.annotation) is tuple else REQUIRED
         default = missing if required else given.get(name, field.default)
-        about = tyro.conf.arg(
-            help=" ".join((field.description or "").split()),
-            help_behavior_hint="(required)" if required else _hint(default, field.metadata),
-        )
-        fields.append((name, Annotated[hints[name], about], dataclasses.field(default=default)))
+        fields.append((name, hints[name], dataclasses.field(default=default)))
     return dataclasses.make_dataclass(kind.__name__, fields)
-
-
-def _hint(default: Any, constraints: Sequence[Any]) -> str:
-    """Return what the help says of an option's default and range, in brackets; of a default of None its text says what it is."""
-    bounds = [
-        (word, getattr(constraint, name, None))
-        for constraint in constraints
-        for name, word in {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}.items()
-    ]
-    ranges = [f"{word} {bound:,}".removesuffix(".0") for word, bound in bounds if bound is not None]
-    values = default if isinstance(default, tuple) else (default,)
-    known = [f"default: {' '.join(map(str, values))}"] if default is not None and default != () else []
-    return f"({'; '.join([*known, ', '.join(ranges)]).removesuffix('; ')})" if known or ranges else ""
 
 
 def _check_flags(kind: type[Config], command: str, arguments: Sequence[str]) -> None:
     """Raise InputError for a flag that the command does not have, with the nearest that it has."""
-    flags = {"--help"}
+    flags = set(FLAGS)
     for name, field in kind.model_fields.items():
         flag = name.replace("_", "-")
         flags |= {f"--{flag}", f"--no-{flag}"} if field.annotation is bool else {f"--{flag}"}
@@ -139,12 +123,17 @@ def _check_flags(kind: type[Config], command: str, arguments: Sequence[str]) -> 
             raise InputError(f"angularkd {command} has no flag {flag}.{known} See: angularkd {command} --help")
 
 
-def _in_one_line(complaint: str) -> str:
-    """Return the first sentence of a boxed complaint: its lines up to the rule, without the frame."""
+def _in_one_line(kind: type[Config], complaint: str) -> str:
+    """Return the first sentence of a boxed complaint, its lines up to the rule without the frame, in words of our own."""
     lines = [line.strip("│╭╮╰╯─|+ ") for line in complaint.splitlines()]
     lines = ["" if set(line) == {"-"} else line for line in lines]  # rules, where the encoding knows no others
     body = list(itertools.dropwhile(lambda line: not line, lines[1:]))
     text = " ".join(body[: next((i for i, line in enumerate(body) if not line), len(body))])
+    flag, value = UNREADABLE.search(text), NOT_READ.search(text)
+    if flag is not None and value is not None:
+        name = next(filter(None, flag.groups()))
+        field = kind.model_fields[name.removeprefix("--").replace("-", "_")]
+        return f"{name} is {expected(field)}, not {next(filter(None, value.groups()))}."
     for words, ours in REWORDED.items():
         text = re.sub(words, ours, text)
     text = " ".join(text.split())

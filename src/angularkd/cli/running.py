@@ -7,38 +7,72 @@ from collections.abc import Callable, Sequence
 
 import angularkd
 from angularkd.cli.endings import ending
+from angularkd.cli.helping import FLAGS as HELP_FLAGS
 from angularkd.cli.parsing import parse
 from angularkd.cli.printing import open_console
 from angularkd.config import (
+    CacheInfoConfig,
     DemoConfig,
     DistillConfig,
     EvaluateConfig,
     ExplainConfig,
     ExportConfig,
     PredictConfig,
+    ReplayConfig,
+    ReportConfig,
+    StudyConfig,
     TrainConfig,
+    VerifyConfig,
 )
-from angularkd.errors import InputError, nearest, shown
+from angularkd.errors import InputError, nearest, short_repr
+from angularkd.system.stopping import stopped_by_signals
 
 USAGE = """angularkd: distil any PyTorch vision classifier into a smaller one
 
-  angularkd demo                                       teacher, student from scratch, KD and AMD on embedded digits, offline
-  angularkd train DATA --model SPEC                    train or fine-tune a classifier: a teacher, or a baseline
-  angularkd distill DATA --teacher SPEC --student SPEC distil a teacher into a student
-  angularkd plan DATA --teacher SPEC --student SPEC    what distill would pair, check and spend
-  angularkd evaluate DATA --model SPEC                 every metric of a model, or of a student beside its teacher
-  angularkd cache fill|verify|info DATA ...            store the teacher's answers, with the flags of distill
-  angularkd explain IMAGE --teacher SPEC --student SPEC what AMD compares in one image, as a figure
-  angularkd predict RUN IMAGES...                      classes and probabilities, by a run's student or an exported file
-  angularkd export RUN --format onnx                   a student as a file for other programs, checked against the original
-  angularkd list models|losses|datasets|metrics [PATTERN] what there is
+  angularkd demo                teacher, student from scratch, KD and AMD on
+                                embedded digits, offline
+  angularkd train DATA          train or fine-tune a classifier (--model SPEC)
+  angularkd distill DATA        distil a teacher into a student
+                                (--teacher SPEC --student SPEC)
+  angularkd plan DATA           what distill would pair, check and spend
+  angularkd evaluate DATA       every metric of a model (--model SPEC), or of a
+                                student beside its teacher
+  angularkd cache fill|verify   store or check the teacher's answers, with the
+                                flags of distill
+  angularkd cache info FOLDER   what the caches in a folder hold
+  angularkd study FILE          objectives x pairs x seeds, resumable, to one
+                                table with intervals
+  angularkd report RUN...       one HTML file of a run, of runs, or of a study
+  angularkd explain IMAGE       where teacher and student look, as a figure
+  angularkd predict RUN IMAGES  classes and probabilities, by a run's student
+                                or an exported file
+  angularkd export RUN          a student as a file for other programs, checked
+                                against the original (--format onnx)
+  angularkd replay RUN          a step that was not finite, part by part
+  angularkd list WHAT [PATTERN] models, losses, datasets, metrics that there are
 
-DATA is a folder of class folders, digits, cifar10:DIR, cifar100:DIR, cinic10:DIR, tiny-imagenet:DIR, imagenet:DIR,
-parquet:DIR, hf:NAME or shards:PATTERN.
-SPEC is cifar/NAME, timm/NAME, torchvision/NAME, hf/NAME, the folder of a run, or FILE.py:CALLABLE.
-angularkd COMMAND --help shows the flags of a command; --config FILE reads them from YAML, flags on top.
-Exit codes: 0 done, 2 input that cannot be used, 70 a fault of angularkd (named with a file to report), 74 disk or output refuse,
-130 interrupted, 141 nobody reads the output any more.
+DATA  a folder of class folders, digits, cifar10:DIR, cifar100:DIR, cinic10:DIR,
+      tiny-imagenet:DIR, imagenet:DIR, parquet:DIR, hf:NAME or shards:PATTERN
+SPEC  cifar/NAME, timm/NAME, torchvision/NAME, hf/NAME, the folder of a run, or
+      FILE.py:CALLABLE
+
+angularkd COMMAND --help shows the flags that matter most, --help-all every one;
+--config FILE reads them from YAML, flags on top.
+
+Exit codes: 0 done, 2 input that cannot be used, 70 a fault of angularkd (named
+with a file to report), 74 disk or output refuse, 130 interrupted, 141 nobody
+reads the output any more; 143, 129, 138, 140 stopped by SIGTERM, SIGHUP,
+SIGUSR1, SIGUSR2 (128 and the signal's number). A run that is interrupted or
+stopped has saved all at its next step, and goes on with --resume.
+"""
+
+
+CACHE_USAGE = """usage: angularkd cache fill DATA --teacher SPEC --student SPEC --cache DIR [OPTIONS]
+       angularkd cache verify DATA --teacher SPEC --student SPEC --cache DIR [OPTIONS]
+       angularkd cache info FOLDER
+
+fill stores the answers that distill with the same options would ask its teacher for, verify compares them with the
+teacher, info says what the caches in a folder hold. angularkd cache fill --help shows the options.
 """
 
 
@@ -57,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in HELP_FLAGS:
         print(USAGE, end="")
         return
     if arguments[0] == "--version":
@@ -66,26 +100,28 @@ def _run(arguments: list[str]) -> None:
     command = COMMANDS.get(arguments[0])
     if command is None:
         known = f"{nearest(arguments[0], COMMANDS)} All of them: {', '.join(COMMANDS)}"
-        raise InputError(f"there is no command {shown(arguments[0])}.{known}")
+        raise InputError(f"there is no command {short_repr(arguments[0])}.{known}")
     command(arguments[1:])
 
 
 def _train(arguments: list[str]) -> None:
     config = parse(TrainConfig, "train", arguments)
     from angularkd.commands.progress import ConsoleReporter
-    from angularkd.training import run_training
+    from angularkd.commands.train import train_and_report
 
     _own_process(config.device)
-    run_training(config, ConsoleReporter(open_console()))
+    with stopped_by_signals() as stop:
+        train_and_report(config, ConsoleReporter(open_console()), stop=stop)
 
 
 def _distill(arguments: list[str]) -> None:
     config = parse(DistillConfig, "distill", arguments)
+    from angularkd.commands.distill import distill_and_report
     from angularkd.commands.progress import ConsoleReporter
-    from angularkd.training import run_distillation
 
     _own_process(config.device)
-    run_distillation(config, ConsoleReporter(open_console()))
+    with stopped_by_signals() as stop:
+        distill_and_report(config, ConsoleReporter(open_console()), stop=stop)
 
 
 def _plan(arguments: list[str]) -> None:
@@ -100,10 +136,10 @@ def _plan(arguments: list[str]) -> None:
 def _evaluate(arguments: list[str]) -> None:
     config = parse(EvaluateConfig, "evaluate", arguments)
     from angularkd.commands.evaluate import run_evaluation
-    from angularkd.commands.tables import print_metrics
+    from angularkd.commands.structures import print_evaluation
 
     _own_process(config.device)
-    print_metrics(run_evaluation(config), open_console())
+    print_evaluation(run_evaluation(config), config.json_file, open_console())
 
 
 def _demo(arguments: list[str]) -> None:
@@ -115,18 +151,26 @@ def _demo(arguments: list[str]) -> None:
 
 
 def _cache(arguments: list[str]) -> None:
-    actions = ("fill", "verify", "info")
-    if arguments[:1] in (["-h"], ["--help"]):
-        arguments = ["fill|verify|info", "--help"]
-    elif not arguments or arguments[0] not in actions:
+    if arguments[:1] and arguments[0] in HELP_FLAGS:
+        print(CACHE_USAGE, end="")
+        return
+    action, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if action == "info":
+        folder = parse(CacheInfoConfig, "cache info", rest)
+        from angularkd.commands.cache import describe_caches
+
+        describe_caches(folder, open_console())
+        return
+    if action not in ("fill", "verify"):
         raise InputError(
-            f"say what to do with the cache: angularkd cache {'|'.join(actions)} DATA --teacher SPEC --student SPEC --cache DIR"
+            "say what to do with the cache: angularkd cache fill|verify DATA --teacher SPEC --student SPEC --cache DIR, or angularkd cache "
+            "info FOLDER"
         )
-    config = parse(DistillConfig, f"cache {arguments[0]}", arguments[1:])
+    config = parse(VerifyConfig if action == "verify" else DistillConfig, f"cache {action}", rest)
     from angularkd.commands.cache import ACTIONS
 
     _own_process(config.device)
-    ACTIONS[arguments[0]](config, open_console())
+    ACTIONS[action](config, open_console())
 
 
 def _explain(arguments: list[str]) -> None:
@@ -136,12 +180,37 @@ def _explain(arguments: list[str]) -> None:
     run_explanation(config, open_console())
 
 
+def _study(arguments: list[str]) -> None:
+    config = parse(StudyConfig, "study", arguments)
+    from angularkd.commands.study import show_study
+
+    _own_process("cpu")
+    with stopped_by_signals() as stop:
+        show_study(config, open_console(), stop)
+
+
+def _report(arguments: list[str]) -> None:
+    config = parse(ReportConfig, "report", arguments)
+    from angularkd.commands.report import run_report
+
+    _own_process(config.device)
+    run_report(config, open_console())
+
+
 def _predict(arguments: list[str]) -> None:
     config = parse(PredictConfig, "predict", arguments)
     from angularkd.commands.predict import run_prediction
 
     _own_process(config.device)
     run_prediction(config, open_console())
+
+
+def _replay(arguments: list[str]) -> None:
+    config = parse(ReplayConfig, "replay", arguments)
+    from angularkd.commands.replay import run_replay
+
+    _own_process(config.device)
+    run_replay(config, open_console())
 
 
 def _export(arguments: list[str]) -> None:
@@ -154,7 +223,7 @@ def _export(arguments: list[str]) -> None:
 def _list(arguments: list[str]) -> None:
     from angularkd.commands.list import LISTS, show_list
 
-    if arguments[:1] in (["-h"], ["--help"]) or arguments[1:] in (["-h"], ["--help"]):
+    if set(arguments[:2]) & set(HELP_FLAGS):
         print(
             f"usage: angularkd list {'|'.join(LISTS)} [PATTERN]\n\nShow what there is, or what matches a pattern such as 'cifar/*'."
         )
@@ -171,9 +240,12 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "plan": _plan,
     "evaluate": _evaluate,
     "cache": _cache,
+    "study": _study,
+    "report": _report,
     "explain": _explain,
     "predict": _predict,
     "export": _export,
+    "replay": _replay,
     "list": _list,
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class RunFolder:
     """The folder of a run, and the names of the files in it."""
 
     path: Path
+    lock: Lock | None = field(default=None, compare=False, repr=False)
+    """Which this process holds for it, where it has claimed the folder."""
 
     @property
     def config(self) -> Path:
@@ -89,6 +91,26 @@ class RunFolder:
         return RunFolder(self.path / "teacher")
 
     @property
+    def baseline(self) -> RunFolder:
+        """Return the folder of the run that trained the student without its teacher, where one did."""
+        return RunFolder(self.path / "baseline")
+
+    @property
+    def report(self) -> Path:
+        """Return the file of the report, where one was written."""
+        return self.path / "report.html"
+
+    @property
+    def nonfinite(self) -> Path:
+        """Return the file that says at which step, of which images, a loss or gradient was not finite."""
+        return self.path / "nonfinite.json"
+
+    @property
+    def nonfinite_checkpoint(self) -> Path:
+        """Return the file of the state at that step."""
+        return self.path / "checkpoints/nonfinite.ckpt"
+
+    @property
     def started(self) -> bool:
         """Return whether a run was started here."""
         return self.config.exists()
@@ -116,9 +138,9 @@ class RunFolder:
             for file in self._files:
                 remove_temporary(file)
             try:
-                yield self
+                yield replace(self, lock=lock)
             except Exception:
-                if begun_here and not self.checkpoints:
+                if begun_here and not self.checkpoints and not self.nonfinite.exists():
                     self._discard()
                 raise
         finally:
@@ -132,7 +154,7 @@ class RunFolder:
 
     @property
     def _files(self) -> tuple[Path, ...]:
-        checkpoints = self.checkpoint, self.previous, self.best
+        checkpoints = self.checkpoint, self.previous, self.best, self.nonfinite_checkpoint, self.nonfinite
         return (*checkpoints, self.config, self.plan, self.metrics, self.student, self.results)
 
     def _check(self, resume: bool) -> None:
@@ -141,9 +163,21 @@ class RunFolder:
             raise InputError(
                 f"the folder {self.path} exists and is not empty: give another with `out`, or go on with `resume`"
             )
-        if resume and not (self.checkpoints or self.started or self.teacher.started):
+        if resume and not (self.checkpoints or self.started or self.teacher.started or self.baseline.started):
             raise InputError(
                 f"there is no run to resume in {self.path}: leave out `resume`, or name its folder with `out`"
+            )
+
+    def check_held(self) -> None:
+        """Check that the folder is still there, and this process's.
+
+        Raises:
+            InputError: where it was removed, or another was put in its place.
+        """
+        if self.lock is not None and not self.lock.in_place:
+            raise InputError(
+                f"the folder {self.path} was removed or moved while a run was writing to it, so the run ends: start it anew, or go on "
+                "where it is now with `out` and `resume`"
             )
 
     def _discard(self) -> None:
@@ -169,6 +203,16 @@ class RunFolder:
             return {}
         return results if isinstance(results, dict) else {}
 
+    def read_nonfinite(self) -> dict[str, Any] | None:
+        """Return the step that was not finite, None where there was none or it cannot be read."""
+        try:
+            step = json.loads(self.nonfinite.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        kinds = {"command": str, "epoch": int, "step": int, "batch": int, "batches": int, "indices": list}
+        sound = isinstance(step, dict) and all(isinstance(step.get(name), kind) for name, kind in kinds.items())
+        return {"view": None, **step} if sound else None
+
     def write_config(self, text: str) -> None:
         """Write the resolved configuration, YAML text."""
         write_text(self.config, text)
@@ -180,6 +224,10 @@ class RunFolder:
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Write a line for each epoch."""
         write_json_lines(self.metrics, rows)
+
+    def write_nonfinite(self, step: Mapping[str, Any]) -> None:
+        """Write at which step, of which images, a loss or gradient was not finite."""
+        write_json(self.nonfinite, step)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write the final metrics."""

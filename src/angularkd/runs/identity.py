@@ -7,8 +7,13 @@ from typing import Any
 
 from angularkd.errors import InputError
 
-MAY_DIFFER = ("out", "resume", "device", "workers", "compile", "insist", "trust")
+MAY_DIFFER = (
+    *("out", "resume", "device", "workers", "compile", "insist", "trust", "baseline", "report", "tensorboard"),
+    *("checkpoint_every", "on_nonfinite"),
+)
 """Options in which a run and its resumption may differ."""
+SINCE = {"accumulate": 1}
+"""Options that runs of older versions do not name, and what they did."""
 
 
 def identity_of(command: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +32,9 @@ def check_identity(folder: object, stored: Mapping[str, Any] | None, current: Ma
     Raises:
         InputError: where they differ, naming the options in which they do.
     """
-    differing = [name for name, value in current.items() if stored is None or stored.get(name) != value]
+    differing = [
+        name for name, value in current.items() if stored is None or stored.get(name, SINCE.get(name)) != value
+    ]
     if "command" in differing:
         differing = ["command"]
     if differing:

@@ -28,6 +28,7 @@ class StudentMetadata:
         input_size: (height, width) that images are resized to for it; None where they are not.
         torch: version that trained it.
         channels: what each of the network's channels is made of, as shares of red, green and blue; None where they are these.
+        temperature: by which its logits are divided for calibrated probabilities; None where none is fitted.
     """
 
     model: str
@@ -38,6 +39,7 @@ class StudentMetadata:
     input_size: tuple[int, int] | None
     torch: str
     channels: list[list[float]] | None = None
+    temperature: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the metadata by name."""
@@ -51,7 +53,7 @@ class Description(BaseModel):
     and all may lie in `pretrained_cfg`.
 
     Attributes:
-        model, classes, mean, std, channels: those of `StudentMetadata`.
+        model, classes, mean, std, channels, temperature: those of `StudentMetadata`.
         image_size: (height, width) of the images they were trained on.
         resize: (height, width) that images are resized to for them.
     """
@@ -67,6 +69,7 @@ class Description(BaseModel):
     channels: (
         Annotated[tuple[Annotated[Numbers, Field(min_length=3, max_length=3)], ...], Field(min_length=1)] | None
     ) = None
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 def parse_description(text: str, source: str) -> Description:
@@ -104,7 +107,8 @@ def _in_our_form(described: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a `Description`, from whichever form they come in."""
     nested = [described[key] for key in ("input", "pretrained_cfg") if isinstance(described.get(key), dict)]
     flat = {key: value for part in (described, *nested) for key, value in part.items() if value is not None}
-    found = {key: flat[key] for key in ("model", "classes", "image_size", "mean", "std", "channels") if key in flat}
+    taken = ("model", "classes", "image_size", "mean", "std", "channels", "temperature")
+    found = {key: flat[key] for key in taken if key in flat}
     if not isinstance(found.get("model", ""), str):
         del found["model"]  # of somebody else's making
     for key in ("mean", "std"):

@@ -43,6 +43,15 @@ def begin_step(device: torch.device) -> None:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
 
+def _inductor_options() -> dict[str, Any]:
+    """Return INDUCTOR_OPTIONS, and how many threads the code is for.
+
+    The compiler takes that number from PyTorch, but does not tell its cache on the disk: it would answer with code that another process
+    had compiled for another number, whose sums round otherwise, so that equal runs ended with unequal weights.
+    """
+    return {**INDUCTOR_OPTIONS, "cpp.threads": torch.get_num_threads()}
+
+
 def options_for(device: torch.device) -> dict[str, Any]:
     """Return the compiler's options for a loop of many steps on a device, each of which drops its results before the next."""
     return LOOP_OPTIONS.get(device.type, {})
@@ -63,7 +72,7 @@ class CompiledForOneShape(Generic[Result]):
     def __init__(self, function: Callable[..., Result], *, frozen: bool = False, **options: Any) -> None:
         self.function = function
         self.frozen = frozen
-        given = options if "backend" in options else {"options": {**INDUCTOR_OPTIONS, **options}}
+        given = options if "backend" in options else {"options": {**_inductor_options(), **options}}
         self._compiled: Callable[..., Result] = torch.compile(function, dynamic=False, **given)
         self._shape: torch.Size | None = None
 

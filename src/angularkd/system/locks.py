@@ -13,6 +13,20 @@ except ImportError:  # Windows: there nobody is kept out
     fcntl = None  # type: ignore[assignment]
 
 
+_open_handles: set[int] = set()
+"""Of the locks that this process holds. Processes forked from it close them, else they would hold the locks beyond its death."""
+
+
+def _close_inherited() -> None:
+    while _open_handles:
+        with contextlib.suppress(OSError):
+            os.close(_open_handles.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited)
+
+
 class Lock:
     """An exclusive lock, held by whoever has locked a file; the file is there while it is held.
 
@@ -29,6 +43,11 @@ class Lock:
         """Return whether this one holds the lock."""
         return self._held is not None
 
+    @property
+    def in_place(self) -> bool:
+        """Return whether it is held, and its file is where it was made."""
+        return self._held is not None and self._held.alive and _is(self._handle, self.file)
+
     def acquire(self) -> bool:
         """Take the lock, and return whether it is held now: False where another process, or another part of this one, holds it."""
         while not self.held:
@@ -38,6 +57,8 @@ class Lock:
                 return False
             if _is(handle, self.file):
                 self._held = weakref.finalize(self, _release, handle, self.file, os.getpid())
+                self._handle = handle
+                _open_handles.add(handle)
             else:  # the one who held it has just removed the file
                 os.close(handle)
         return True
@@ -69,11 +90,13 @@ def _is(handle: int, file: Path) -> bool:
 
 
 def _release(handle: int, file: Path, owner: int) -> None:
-    """Unlock and remove the file; in a process that was forked from the owner, leave both to the owner."""
-    if os.getpid() == owner:
+    """Unlock and remove the file; a process that was forked from the owner leaves both to the owner."""
+    if os.getpid() != owner:
+        return
+    with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
+    if fcntl is not None:
         with contextlib.suppress(OSError):
-            file.unlink(missing_ok=True)
-        if fcntl is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_UN)  # forked workers have the handle, too
+            fcntl.flock(handle, fcntl.LOCK_UN)
+    _open_handles.discard(handle)
     os.close(handle)

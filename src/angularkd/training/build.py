@@ -15,7 +15,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from angularkd.config import DistillConfig, EvaluateConfig, Recipe, TrainConfig, format_losses, with_weights
+from angularkd.config import (
+    DistillConfig,
+    Recipe,
+    TrainConfig,
+    format_losses,
+    with_weights,
+)
 from angularkd.data import Batches, DataSet, ResidentImages, Views
 from angularkd.distillation import CachedTeacher, Distiller, LiveTeacher, built_for
 from angularkd.errors import InputError
@@ -27,12 +33,10 @@ from angularkd.models import (
     Traces,
     check_class_order,
     check_student,
-    check_trained,
     fit_to_images,
     freeze_all_but_head,
     is_own,
     open_classifier,
-    with_classes,
     with_preprocessing,
 )
 from angularkd.system.devices import open_fabric, place, resolve_precision
@@ -43,7 +47,8 @@ from angularkd.training.class_logits import class_logits
 from angularkd.training.ema import AveragedStudent
 from angularkd.training.job import Job, predictor
 from angularkd.training.modules import Modules
-from angularkd.training.optimisation import build_optimizer, schedule
+from angularkd.training.opening import counting, open_teacher
+from angularkd.training.optimisation import build_optimizer, schedule, steps_an_epoch
 from angularkd.training.recipes import recipe_note, trained_part, with_recipe
 
 WEIGHED_BATCHES = 4
@@ -89,7 +94,12 @@ def build_distillation(
             raise InputError(
                 "mixup and CutMix make images that are in no cache, so the teacher must run live: leave out `cache`, or them"
             )
-    classes = len(dataset.classes)
+    classes, traces = len(dataset.classes), traces or Traces()
+    sizes = as_size(config.student_input_size), as_size(config.teacher_input_size)
+    count_students, count_teachers = (
+        counting(traces, spec, size, config, dataset)
+        for spec, size in zip((config.student, config.teacher), sizes, strict=True)
+    )
     student = open_classifier(
         config.student,
         classes,
@@ -99,16 +109,19 @@ def build_distillation(
         new_head=True,
         trust=config.trusted,
         module=modules.get("student"),
+        count_outputs=count_students,
     )
     _check_offered(config.student, student, config.student_pretrained, "student_")
     check_student(student, classes)
     if fitted_teacher is not None:
-        teacher = open_classifier(fitted_teacher, classes, trust=config.trusted, module=modules.get("teacher"))
+        module = modules.get("teacher")
+        teacher = open_classifier(
+            fitted_teacher, classes, trust=config.trusted, module=module, count_outputs=count_teachers
+        )
     else:
-        teacher = open_teacher(config, config.teacher, dataset.classes, modules)
+        teacher = open_teacher(config, config.teacher, dataset.classes, modules, count_teachers)
     _check_classes(teacher, classes, signals_of(terms))
-    sizes = as_size(config.student_input_size), as_size(config.teacher_input_size)
-    models = _Models(student, teacher, *sizes, traces or Traces())
+    models = _Models(student, teacher, *sizes, traces)
     job = _assemble(config, dataset, models, config.losses)
     return replace(job, teacher_ready=config.teacher_train is None or fitted_teacher is not None)
 
@@ -118,6 +131,7 @@ def build_training(
 ) -> Job:
     """Build everything that `train` needs; arguments and errors are those of `build_distillation`."""
     config = config.model_copy(update={"precision": resolve_precision(config.device, config.precision)})
+    traces, size = traces or Traces(), as_size(config.input_size)
     model = open_classifier(
         config.model,
         len(dataset.classes),
@@ -127,41 +141,15 @@ def build_training(
         new_head=config.new_head,
         trust=config.trusted,
         module=modules.get("model"),
+        count_outputs=counting(traces, config.model, size, config, dataset),
     )
     _check_offered(config.model, model, config.pretrained)
     if config.train_only_head and not model.pretrained and not is_own(config.model):
         raise InputError(f"{config.model} has no trained weights below its head: give `pretrained`, or `weights`")
     check_student(model, len(dataset.classes), "give `new_head` to start its classification layer anew")
     losses = {"ce": {"weight": 1.0, "label_smoothing": config.label_smoothing}}
-    models = _Models(model, student_size=as_size(config.input_size), traces=traces or Traces())
+    models = _Models(model, student_size=size, traces=traces)
     return _assemble(config, dataset, models, losses, only_head=config.train_only_head)
-
-
-def open_teacher(
-    config: DistillConfig | EvaluateConfig,
-    spec: str,
-    classes: tuple[str, ...],
-    modules: Modules = MappingProxyType({}),
-) -> Classifier:
-    """Open the teacher with its weights, its classes mapped to the data's; or, where it is to be fitted to them, with a head for them.
-
-    Raises:
-        InputError: for a teacher that was never trained.
-    """
-    fitted = config.teacher_train_what if isinstance(config, DistillConfig) and config.teacher_train else None
-    teacher = open_classifier(
-        spec,
-        len(classes),
-        weights=config.teacher_weights,
-        normalization=config.teacher_normalization,
-        pretrained=True,
-        new_head=fitted is not None,
-        trust=config.trusted,
-        module=modules.get("teacher"),
-    )
-    if fitted != "all":
-        check_trained(teacher)
-    return with_classes(teacher, config.teacher_classes, classes) if fitted is None else teacher
 
 
 def images_at_once(fabric: Fabric, data: Data, split: str, batch_size: int, *models: Classifier | None) -> int:
@@ -195,7 +183,7 @@ def _assemble(
     place(distiller, fabric.device)
     if average is not None:
         place(average.module, fabric.device)
-    optimizer, scheduler = _optimisation(config, distiller, len(batches))
+    optimizer, scheduler = _optimisation(config, distiller, steps_an_epoch(len(batches), config.accumulate))
     mixed_batches = mixed(batches, config, len(dataset.classes))
     config = _with_found_weights(config, distiller, mixed_batches, fabric)
     validation, test = (
@@ -262,7 +250,7 @@ def _distiller(
     data: Data,
     of_classes: Tensor | None,
 ) -> Distiller:
-    return Distiller(
+    distiller = Distiller(
         teacher,
         student.module,
         losses,
@@ -273,6 +261,8 @@ def _distiller(
         train_labels=torch.from_numpy(data.dataset.train.labels.copy()),
         class_logits=of_classes,
     )
+    distiller.warns = False
+    return distiller
 
 
 def _class_logits(

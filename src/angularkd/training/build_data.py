@@ -61,6 +61,8 @@ class Data:
 
     def in_memory(self, split: str) -> bool:
         """Say whether a split is, or is to be, decoded into memory, rather than by workers as it is needed."""
+        if not len(self.dataset.splits[split]):
+            return False
         if self.loader != "auto":
             return self.loader != "workers"
         images = self.dataset.splits[split]
@@ -76,7 +78,8 @@ class Data:
 
     def size_of(self, split: str) -> tuple[int, int]:
         """Return the (height, width) of a split's images."""
-        return self.image_size or readable_size(self.dataset.splits[split])
+        images = self.dataset.splits[split]
+        return self.image_size or readable_size(images if len(images) else self.dataset.train)
 
     def batches(self, split: str, batch_size: int) -> Batches:
         """Return the batches of a split as it is, in order."""
@@ -182,7 +185,7 @@ def training_batches(data: Data, train: ResidentImages | None, views: Views, con
 
 def noted(data: Data, batches: Mapping[str, Batches]) -> Data:
     """Return the data, its notes saying which splits are not in memory, and why. `batches` are those of each split."""
-    streams = [split for split, loader in batches.items() if isinstance(loader, StreamingLoader)]
+    streams = [split for split, loader in batches.items() if isinstance(loader, StreamingLoader) and len(loader)]
     if not streams:
         return data
     workers = data.pool.workers
@@ -210,6 +213,7 @@ def _without_bad_images(data: Data, splits: Collection[str]) -> Data:
     bad = {
         name: data.dataset.decoded.bad_images(name, data.dataset.splits[name], data.image_size, _fits(data, name))
         for name in splits
+        if len(data.dataset.splits[name])
     }
     return replace(data, dataset=without_bad_images(data.dataset, bad))
 

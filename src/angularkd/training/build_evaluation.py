@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -12,6 +13,7 @@ from angularkd.data import Batches, DataSet
 from angularkd.errors import InputError
 from angularkd.models import (
     Classifier,
+    Traces,
     check_class_order,
     check_trained,
     fit_to_images,
@@ -20,9 +22,10 @@ from angularkd.models import (
     with_preprocessing,
 )
 from angularkd.system.devices import open_fabric, place, resolve_precision
-from angularkd.training.build import images_at_once, open_teacher
+from angularkd.training.build import images_at_once
 from angularkd.training.build_data import Data, as_size, sized
 from angularkd.training.modules import Modules
+from angularkd.training.opening import counting, open_teacher
 
 
 @dataclass(frozen=True)
@@ -39,20 +42,30 @@ class Evaluation:
     model: Classifier
     teacher: Classifier | None
 
+    @property
+    def notes(self) -> list[str]:
+        """Return what was decided about the data and the models."""
+        models = (*self.model.notes, *(self.teacher.notes if self.teacher is not None else ()))
+        return list(dict.fromkeys((*self.data.dataset.notes, *models)))
 
-def build_evaluation(config: EvaluateConfig, dataset: DataSet, modules: Modules = MappingProxyType({})) -> Evaluation:
+
+def build_evaluation(
+    config: EvaluateConfig, dataset: DataSet, modules: Modules = MappingProxyType({}), also: Collection[str] = ()
+) -> Evaluation:
     """Build everything that `evaluate` needs.
 
     Args:
         config: the configuration.
         dataset: what `open_dataset` returned for it.
         modules: networks that were passed as they are, by role.
+        also: other splits whose images are needed, at the same size.
 
     Raises:
         InputError: for models that were never trained, or tell apart other classes than the data has.
     """
     config = config.model_copy(update={"precision": resolve_precision(config.device, config.precision)})
     fabric = open_fabric(config.device, config.precision)
+    traces, sizes = Traces(), (as_size(config.input_size), as_size(config.teacher_input_size))
     model = open_classifier(
         config.model,
         len(dataset.classes),
@@ -61,23 +74,28 @@ def build_evaluation(config: EvaluateConfig, dataset: DataSet, modules: Modules 
         pretrained=True,
         trust=config.trusted,
         module=modules.get("model"),
+        count_outputs=counting(traces, config.model, sizes[0], config, dataset),
     )
     check_trained(model, "model")
     if config.classes is not None:
         model = with_classes(model, config.classes, dataset.classes)
-    teacher = open_teacher(config, config.teacher, dataset.classes, modules) if config.teacher is not None else None
+    teacher = None
+    if config.teacher is not None:
+        count = counting(traces, config.teacher, sizes[1], config, dataset)
+        teacher = open_teacher(config, config.teacher, dataset.classes, modules, count)
     unknown = any(classifier is not None and classifier.preprocessing is None for classifier in (model, teacher))
-    data = sized(config, dataset, fabric.device, model, teacher, {config.split, "train"} if unknown else {config.split})
-    sizes = {"model": (model, config.input_size), "teacher": (teacher, config.teacher_input_size)}
-    for role, (classifier, _) in sizes.items():
+    splits = {config.split, *also, *(("train",) if unknown else ())}
+    data = sized(config, dataset, fabric.device, model, teacher, splits)
+    models = {"model": (model, sizes[0]), "teacher": (teacher, sizes[1])}
+    for role, (classifier, _) in models.items():
         if classifier is not None:
             _check_classes(classifier, dataset, role)
     stats = data.channel_stats(data.load("train")) if unknown else ((), ())
     ready = {}
-    for role, (classifier, size) in sizes.items():
+    for role, (classifier, size) in models.items():
         if classifier is not None:
             fitted = fit_to_images(
-                with_preprocessing(classifier, stats), data.size_of(config.split), as_size(size), role
+                with_preprocessing(classifier, stats), data.size_of(config.split), size, role, traces
             )
             place(fitted.module, fabric.device)
             fitted.module.eval()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import random
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -19,28 +20,7 @@ from angularkd.errors import InputError
 from angularkd.runs import check_identity, check_unchanged
 from angularkd.system.files import write_atomically
 from angularkd.training.ema import AveragedStudent
-
-
-@dataclass
-class TrainingState:
-    """Where a run stands.
-
-    Attributes:
-        epoch: epochs done.
-        step: optimiser steps done.
-        history: the rows of metrics.jsonl.
-        best_epoch, best_accuracy: of the best validation so far (the first of equals).
-        best_weights: the student's weights after that epoch, on the host.
-        seconds: that the run took up to the last checkpoint, in all its parts.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_accuracy: float = -1.0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
+from angularkd.training.state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -59,7 +39,7 @@ class Checkpointer:
     """
 
     path: Path
-    previous: Path
+    previous: Path | None
     distiller: nn.Module
     optimizer: Optimizer
     scheduler: LRScheduler
@@ -67,6 +47,10 @@ class Checkpointer:
     identity: dict[str, Any]
     fingerprints: dict[str, str]
     average: AveragedStudent | None = None
+
+    def at(self, path: Path) -> Checkpointer:
+        """Return one that writes to another file, and keeps none before it."""
+        return replace(self, path=path, previous=None)
 
     def save(self, state: TrainingState) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -78,11 +62,11 @@ class Checkpointer:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "rng": _random_states(),
+            "rng": random_states(),
         }
         if self.average is not None:
             content["average"] = self.average.state_dict()
-        write_atomically(self.path, lambda temporary: torch.save(content, temporary), keep=self.previous)
+        write_atomically(self.path, lambda temporary: _write(content, temporary), keep=self.previous)
 
     def load(self, log: Callable[[str], None]) -> TrainingState:
         """Restore everything, from the checkpoint before the last where that is damaged.
@@ -106,7 +90,7 @@ class Checkpointer:
         self.scaler.load_state_dict(content["scaler"])
         if self.average is not None:
             self.average.load_state_dict(content["average"])
-        _restore_random_states(content["rng"])
+        restore_random_states(content["rng"])
         state = TrainingState(**content["state"])
         if damage is not None:
             self.path.unlink(missing_ok=True)  # so that the next one does not become the one before the last
@@ -122,7 +106,7 @@ class Checkpointer:
             raise InputError(
                 f"{damage}: remove it; the run then goes on from the checkpoint before it, where there is one"
             )
-        if _damage(self.previous) is None:
+        if self.previous is not None and _damage(self.previous) is None:
             return _content(self.previous), damage
         raise InputError(f"{damage}, and there is no sound one before it: remove the run's folder and start anew")
 
@@ -155,11 +139,35 @@ def _damage(path: Path) -> str | None:
     )
 
 
+def _write(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint. PyTorch writes through a file that it did not open, for it loses what the system says of one that it did."""
+    with path.open("wb") as file:
+        refused: list[OSError] = []
+
+        class Through(io.RawIOBase):
+            def write(self, data: Any) -> int:
+                try:
+                    return file.write(data)
+                except OSError as error:
+                    refused.append(error)
+                    raise
+
+            def flush(self) -> None:
+                file.flush()
+
+        try:
+            torch.save(content, Through())  # type: ignore[arg-type]
+        except RuntimeError:
+            if refused:
+                raise refused[0] from None
+            raise
+
+
 def _content(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _random_states() -> dict[str, Any]:
+def random_states() -> dict[str, Any]:
     """Return the states of the generators of Python, NumPy and PyTorch."""
     name, keys, *rest = np.random.get_state()
     return {
@@ -170,7 +178,8 @@ def _random_states() -> dict[str, Any]:
     }
 
 
-def _restore_random_states(states: dict[str, Any]) -> None:
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Let these generators go on from the states that `random_states` returned."""
     random.setstate(states["python"])
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

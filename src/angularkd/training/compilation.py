@@ -11,7 +11,7 @@ import torch
 
 from angularkd.system.compiling import options_for
 from angularkd.system.memory import use_huge_pages
-from angularkd.system.modes import restored
+from angularkd.system.modes import restored, seeded
 from angularkd.training.job import Job
 from angularkd.training.progress import duration
 from angularkd.types import Batch
@@ -95,7 +95,7 @@ def _compile(job: Job, seconds: Callable[[Job], float | None], trial: Callable[[
     try:
         with _without_cuda_complaints():
             job.distiller.compile(teacher=_teacher_may_be(job), **options_for(job.fabric.device))
-            with restored(job.distiller), job.fabric.autocast():
+            with seeded(job.config.seed), restored(job.distiller), job.fabric.autocast():
                 trial(batch)
     except Exception as error:  # whatever a compiler may say to somebody's model
         job.distiller.uncompile()

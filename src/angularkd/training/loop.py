@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from dataclasses import dataclass
-from typing import Any, Protocol
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 from lightning_fabric import Fabric
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from angularkd.data import Batches
 from angularkd.distillation import Distiller
 from angularkd.errors import InputError
-from angularkd.training.checkpoint import TrainingState
+from angularkd.system.stopping import Stop, Stopped
+from angularkd.training.cadence import Cadence
+from angularkd.training.checkpoint import random_states, restore_random_states
 from angularkd.training.ema import AveragedStudent
 from angularkd.training.meter import TrainingMeter
-
-CHECK_EVERY = 50
-"""Steps between two readings of the loss: reading waits for the device."""
+from angularkd.training.nonfinite import MOST_IN_A_ROW, NonfiniteGuard, StepRecord
+from angularkd.training.optimisation import batches_a_step, steps_an_epoch
+from angularkd.training.state import EpochPart, TrainingState
+from angularkd.types import Batch, Distilled
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,10 @@ class Training:
         epochs: passes over them, in all.
         clip_norm: largest norm of the gradient; None for any.
         average: the moving average of the student's weights, where one is taken.
+        accumulate: batches whose gradients make one optimiser step.
+        skip_nonfinite: whether a step whose loss or gradient is not finite is left out, rather than the end.
+        cadence: when checkpoints are written.
+        stop: asks the loop to save and end, which it does after the step that is under way.
     """
 
     fabric: Fabric
@@ -44,6 +56,10 @@ class Training:
     epochs: int
     clip_norm: float | None = None
     average: AveragedStudent | None = None
+    accumulate: int = 1
+    skip_nonfinite: bool = False
+    cadence: Cadence = field(default_factory=Cadence)
+    stop: Stop = field(default_factory=Stop)
 
 
 class Observer(Protocol):
@@ -57,78 +73,232 @@ class Observer(Protocol):
         """Return the metrics of the student on the validation images, `accuracy` and `nll` among them."""
         ...
 
-    def best(self) -> None:
-        """Save the student, which is the best by validation accuracy so far."""
+    def best(self, state: TrainingState) -> None:
+        """Save the student, which is the best by validation accuracy so far, in the state, too."""
+        ...
+
+    def save(self, state: TrainingState) -> None:
+        """Save everything that a resumption needs."""
         ...
 
     def epoch(self, row: dict[str, Any], state: TrainingState) -> None:
-        """Save everything after an epoch, with its row of metrics.jsonl."""
+        """Log an epoch, with its row of metrics.jsonl."""
+        ...
+
+    def nonfinite(self, record: StepRecord, state: TrainingState, *, final: bool) -> str:
+        """Write down a step whose loss or gradient is not finite; where it is `final`, say in a phrase where that comes from."""
         ...
 
 
 def fit(training: Training, state: TrainingState, observer: Observer) -> None:
-    """Train from where `state` stands until all epochs are done; `state` is updated in place.
+    """Train from where `state` stands, within an epoch too, until all epochs are done; `state` is updated in place.
 
-    After every epoch: validate, save the best student by validation accuracy, save the state.
+    After every epoch: validate, save the best student by validation accuracy, save the state where that is due.
 
     Raises:
-        InputError: when the loss is not finite any more; the last checkpoint, of a finite loss, stays as it is.
+        InputError: when a loss or a gradient is not finite; the last checkpoint stays as it is.
+        Stopped: when `training.stop` asked for the end; whether everything is saved, it says.
     """
-    fabric, distiller, optimizer, batches = training.fabric, training.distiller, training.optimizer, training.batches
-    while state.epoch < training.epochs:
-        started = time.perf_counter()
-        meter = TrainingMeter()
-        distiller.train()
-        for step, batch in enumerate(batches.epoch(state.epoch), start=1):
-            distiller.set_epoch(state.epoch + (step - 1) / len(batches), training.epochs)
-            out = distiller(batch.images, batch.labels, batch.indices, batch.view)
-            fabric.backward(out.total)
-            if training.clip_norm is not None:
-                fabric.clip_gradients(distiller, optimizer, max_norm=training.clip_norm, error_if_nonfinite=False)
-            optimizer.step()
-            if training.average is not None:
-                training.average.update()
-            lr = training.scheduler.get_last_lr()[0]
-            training.scheduler.step()
-            optimizer.zero_grad()
-            state.step += 1
-            meter.update(out, batch.labels)
-            if step % CHECK_EVERY == 0:
-                _check_finite(meter.compute(), state)
-            observer.step(state.epoch, step, meter)
-        means = meter.compute()
-        _check_finite(means, state)
-        seconds = time.perf_counter() - started
-
-        validation = observer.validate()
-        _check_finite({"loss": validation["nll"], "nll on the validation images": validation["nll"]}, state)
-        state.epoch += 1
-        row = {
-            "epoch": state.epoch,
-            "step": state.step,
-            "lr": lr,
-            **means,
-            "images_per_second": meter.images / seconds,
-            **{f"val_{name}": value for name, value in validation.items()},
-        }
-        state.history.append(row)
-        if validation["accuracy"] > state.best_accuracy:
-            state.best_epoch, state.best_accuracy = state.epoch, validation["accuracy"]
-            observer.best()
-        observer.epoch(row, state)
-
-
-def _check_finite(means: dict[str, float], state: TrainingState) -> None:
-    if math.isfinite(means["loss"]):
-        return
-    broken = [name for name, value in means.items() if not math.isfinite(value) and name != "loss"]
-    checkpoint = (
-        f"the checkpoint of epoch {state.epoch} is saved"
-        if state.epoch
-        else "no epoch was finished, so start anew with another `out`"
+    training.cadence.restart(state)
+    guard = NonfiniteGuard(
+        training.distiller,
+        training.optimizer,
+        training.fabric.device,
+        skip=training.skip_nonfinite,
+        scaled=getattr(training.fabric.strategy.precision, "scaler", None) is not None,
     )
-    raise InputError(
-        f"the loss is not finite any more in epoch {state.epoch + 1}, by step {state.step} "
-        f"(terms: {', '.join(broken) or 'their sum'}); {checkpoint}: lower `lr` or the weight of that term, or give `warmup_epochs` or "
-        "`clip_norm`"
+    with training.stop.deferred():
+        while state.epoch < training.epochs:
+            part = EpochPart.of(state)
+            _take_steps(training, state, part, guard, observer)
+            _end_epoch(training, state, part, observer)
+
+
+def _take_steps(
+    training: Training, state: TrainingState, part: EpochPart, guard: NonfiniteGuard, observer: Observer
+) -> None:
+    """Take the steps of an epoch that are left."""
+    started = time.perf_counter() - part.seconds
+    training.distiller.train()
+    count = batches_a_step(len(training.batches), training.accumulate)
+    batches = training.batches.epoch(state.epoch, part.steps * count)
+    steps = steps_an_epoch(len(training.batches), training.accumulate)
+    while part.steps < steps:
+        first = _first_batch(training, state, part, batches, observer)
+        training.distiller.set_epoch(state.epoch + part.steps / steps, training.epochs)
+        guard.begin()
+        step = _gradients(training, itertools.islice(itertools.chain((first,), batches), count), count)
+        record = StepRecord(
+            state.epoch, state.step + 1, part.steps * count, count, [one.indices for one in step], first.view
+        )
+        left_out = guard.found(record, [one.out.total for one in step])
+        if left_out:
+            _leave_out(training, state, part, guard, replace(record, terms=_broken(step)), observer)
+        else:
+            _take(training, part, step)
+        part.lr = float(training.scheduler.get_last_lr()[0])
+        _advance(training.scheduler, quietly=left_out)
+        training.optimizer.zero_grad()
+        state.step += 1
+        part.steps += 1
+        part.seconds = time.perf_counter() - started
+        if guard.due(state.step):
+            _ask(guard, state, observer)
+        observer.step(state.epoch, part.steps, part.meter)
+        if training.stop.number is not None or training.cadence.due(state):
+            _ask(guard, state, observer)
+            _save(training, state, part, observer)
+    _ask(guard, state, observer)
+    part.seconds = time.perf_counter() - started
+
+
+def _first_batch(
+    training: Training, state: TrainingState, part: EpochPart, batches: Iterator[Batch], observer: Observer
+) -> Batch:
+    """Return the first batch of a step, before which all is as it was after the last one."""
+    try:
+        return next(batches)
+    except InputError:
+        if training.stop.number is None:
+            raise
+        _save(training, state, part, observer)  # the processes that decode were asked to stop, too
+        raise
+
+
+class _Done(NamedTuple):
+    """What remains of a batch when its gradients are there: not its images."""
+
+    labels: Tensor
+    indices: Tensor
+    out: Distilled
+
+
+def _gradients(training: Training, batches: Iterable[Batch], count: int) -> list[_Done]:
+    """Add up the gradients of the mean loss of some batches, and return what each gave."""
+    step = []
+    for batch in batches:
+        out = training.distiller(batch.images, batch.labels, batch.indices, batch.view)
+        training.fabric.backward(out.total if count == 1 else out.total / count)
+        step.append(_Done(batch.labels, batch.indices, out))
+    return step
+
+
+def _take(training: Training, part: EpochPart, step: Sequence[_Done]) -> None:
+    """Take the optimiser's step with the gradients that are there."""
+    if training.clip_norm is not None:
+        training.fabric.clip_gradients(
+            training.distiller, training.optimizer, max_norm=training.clip_norm, error_if_nonfinite=False
+        )
+    training.optimizer.step()
+    if training.average is not None:
+        training.average.update()
+    for done in step:
+        part.meter.update(done.out, done.labels)
+
+
+def _leave_out(
+    training: Training,
+    state: TrainingState,
+    part: EpochPart,
+    guard: NonfiniteGuard,
+    record: StepRecord,
+    observer: Observer,
+) -> None:
+    """Leave a step out, or stop, if that is what is asked for, or it happens step after step."""
+    if not training.skip_nonfinite:
+        raise _refusal(record, observer.nonfinite(record, state, final=True))
+    guard.put_back()
+    part.skipped += 1
+    if guard.streak > MOST_IN_A_ROW:
+        text = observer.nonfinite(record, state, final=True)
+        raise _refusal(record, f"so were the {MOST_IN_A_ROW} steps before it, which were left out: {text}")
+    if guard.streak == 1:
+        observer.nonfinite(record, state, final=False)
+
+
+def _advance(scheduler: LRScheduler, *, quietly: bool) -> None:
+    """Advance the learning rate; quietly where the optimiser has not stepped, of which PyTorch would warn at first."""
+    with warnings.catch_warnings() if quietly else nullcontext():
+        if quietly:
+            warnings.simplefilter("ignore", UserWarning)
+        scheduler.step()
+
+
+def _ask(guard: NonfiniteGuard, state: TrainingState, observer: Observer) -> None:
+    """Ask a device whose answers are waited for whether all steps so far were finite."""
+    record = guard.read()
+    if record is not None:
+        raise _refusal(record, observer.nonfinite(record, state, final=True))
+
+
+def _save(training: Training, state: TrainingState, part: EpochPart, observer: Observer) -> None:
+    """Save everything within an epoch, and end if that is asked for."""
+    state.within = part.state_dict()
+    observer.save(state)
+    training.cadence.restart(state)
+    if training.stop.number is not None:
+        raise Stopped(training.stop.number, saved=True)
+
+
+def _end_epoch(training: Training, state: TrainingState, part: EpochPart, observer: Observer) -> None:
+    """Validate, save what is to be saved, and log the epoch."""
+    means = part.meter.compute()
+    if not means:
+        raise InputError(
+            f"no step of epoch {state.epoch + 1} was finite, so all were left out: lower `lr`, or stop at the first with "
+            "`on_nonfinite=stop`, which says where that comes from"
+        )
+    validation = _validated(training, state, part, observer)
+    if not math.isfinite(validation["nll"]):
+        raise InputError(
+            f"the loss is not finite on the validation images after epoch {state.epoch + 1} (nll {validation['nll']}): lower `lr`, or "
+            "give `warmup_epochs` or `clip_norm`; the last checkpoint stays as it was"
+        )
+    state.epoch, state.within = state.epoch + 1, None
+    row = {
+        "epoch": state.epoch,
+        "step": state.step,
+        "lr": part.lr,
+        **means,
+        **({"skipped_steps": part.skipped} if training.skip_nonfinite else {}),
+        "images_per_second": part.meter.images / part.seconds,
+        **{f"val_{name}": value for name, value in validation.items()},
+    }
+    state.history.append(row)
+    if validation["accuracy"] > state.best_accuracy:
+        state.best_epoch, state.best_accuracy = state.epoch, validation["accuracy"]
+        observer.best(state)
+    asked = training.stop.number
+    if training.cadence.due(state) or state.epoch == training.epochs or asked is not None:
+        observer.save(state)
+        training.cadence.restart(state)
+    observer.epoch(row, state)
+    if asked is not None:
+        raise Stopped(asked, saved=True)
+
+
+def _validated(training: Training, state: TrainingState, part: EpochPart, observer: Observer) -> dict[str, float]:
+    """Return the metrics on the validation images; if it is to end meanwhile, save all as it was before."""
+    generators = random_states()
+    try:
+        with training.stop.deferred(False):
+            return observer.validate()
+    except (Stopped, KeyboardInterrupt) as stopped:
+        restore_random_states(generators)
+        with training.stop.deferred():
+            state.within = part.state_dict()
+            observer.save(state)
+        if isinstance(stopped, Stopped):
+            stopped.saved = True
+        raise
+
+
+def _broken(step: Sequence[_Done]) -> tuple[str, ...]:
+    """Return the names of the losses that are not finite."""
+    return tuple(dict.fromkeys(name for done in step for name, term in done.out.terms.items() if not term.isfinite()))
+
+
+def _refusal(record: StepRecord, explanation: str) -> InputError:
+    return InputError(
+        f"the loss or its gradient is not finite in epoch {record.epoch + 1}, at step {record.step}: {explanation}"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,10 +19,10 @@ class TrainingMeter:
         self.images = 0
 
     def update(self, out: Distilled, labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"]) -> None:
-        """Add a step.
+        """Add a batch.
 
         Args:
-            out: what the step's losses gave.
+            out: what its losses gave.
             labels: classes, or soft labels, which count as the class of their largest share.
         """
         count = len(labels)
@@ -28,11 +30,19 @@ class TrainingMeter:
         hits = (out.student_logits.detach().argmax(dim=1) == classes).sum()
         values = {name: value.detach() * count for name, value in {"loss": out.total, **out.terms}.items()}
         for name, value in {**values, "train_accuracy": hits.float()}.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._sums[name] = self._sums[name].to(value.device) + value if name in self._sums else value
         self.images += count
 
     def compute(self) -> dict[str, float]:
         """Return the means so far, by name; reading them waits for the device."""
         names = list(self._sums)
-        values = torch.stack([self._sums[name].float() for name in names]).tolist()
+        values = torch.stack([self._sums[name].float() for name in names]).tolist() if names else []
         return {name: value / self.images for name, value in zip(names, values, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums, on the host, and the number of images."""
+        return {"sums": {name: value.cpu() for name, value in self._sums.items()}, "images": self.images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what `state_dict` returned."""
+        self._sums, self.images = dict(state["sums"]), state["images"]

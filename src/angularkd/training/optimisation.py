@@ -20,6 +20,21 @@ ONE_CYCLE_START = 1 / 25
 """A one-cycle run starts at this fraction of its peak rate, as torch.optim.lr_scheduler.OneCycleLR does."""
 
 
+def batches_a_step(batches: int, accumulate: int) -> int:
+    """Return how many batches make an optimiser step, in an epoch of so many: `accumulate`, or all where there are fewer."""
+    return min(batches, accumulate)
+
+
+def steps_an_epoch(batches: int, accumulate: int) -> int:
+    """Return the optimiser steps of an epoch of so many batches; those beyond the last whole step are left out."""
+    return batches // batches_a_step(batches, accumulate)
+
+
+def images_an_epoch(batches: int, accumulate: int, batch_size: int) -> int:
+    """Return the images of an epoch of so many batches that make steps."""
+    return steps_an_epoch(batches, accumulate) * batches_a_step(batches, accumulate) * batch_size
+
+
 def build_optimizer(
     name: str,
     parameters: Sequence[nn.Parameter],

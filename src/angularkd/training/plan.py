@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from angularkd.config import DistillConfig, Recipe
-from angularkd.distillation import CachedTeacher, uncacheable
+from angularkd.distillation import CachedTeacher, still, uncacheable
 from angularkd.errors import InputError
 from angularkd.features import Pair
 from angularkd.losses import notes_of
@@ -31,8 +31,9 @@ from angularkd.training.measuring import (
     teacher_speed,
     training_speed,
 )
-from angularkd.training.memorised import memorised_note
-from angularkd.training.teacher_outputs import notes_on_outputs
+from angularkd.training.memorised import memorised_note, overconfident_note
+from angularkd.training.optimisation import images_an_epoch
+from angularkd.training.teacher_outputs import check_finite, notes_on_outputs
 from angularkd.training.thumbnails import nearest_thumbnail_hits, weak_teacher_note
 
 MEASURED_IMAGES = 500
@@ -108,7 +109,7 @@ def make_plan(job: Job, epochs: int) -> Plan:
         notes.append(f"{' and '.join(live_losses)} must use the live teacher: no cache stores what they need")
     elif batch.view is None:
         notes.append("mixed images are in no cache: the teacher runs live")
-    images = epochs * len(job.batches) * job.batches.batch_size
+    images = epochs * images_an_epoch(len(job.batches), job.config.accumulate, job.batches.batch_size)
     seconds, cache = images / speed, None
     if job.cached is not None and teachers_speed is not None:
         seconds = seconds_with_cache(images, speed, teachers_speed, job.cached.cache.missing_rows)
@@ -179,8 +180,10 @@ def _measure_teacher(job: Job, notes: list[str]) -> tuple[dict[str, float], int]
         measured.append(logits.float().cpu())
         return logits
 
-    validation = evaluate(teacher.module, predict, batches, classes)
+    with still(teacher.module, "teacher"):
+        validation = evaluate(teacher.module, predict, batches, classes)
     logits, labels = torch.cat(measured), torch.from_numpy(some.dataset.val.labels.copy())
+    check_finite(logits, "validation")
     hints = notes_on_outputs(logits, labels, dataset.classes)
 
     def accuracy(data: Data, split: str) -> float:
@@ -201,8 +204,11 @@ def _measure_teacher(job: Job, notes: list[str]) -> tuple[dict[str, float], int]
     note = weak_teacher_note((logits.argmax(dim=1) == labels).numpy(), by_labels, len(known.dataset.train))
     notes += [note] if note is not None else []
     if "teacher_logits" in job.distiller.signals:
-        note = memorised_note(accuracy(known, "train"), len(known.dataset.train), validation["accuracy"])
-        notes += [note] if note is not None else []
+        found = (
+            memorised_note(accuracy(known, "train"), len(known.dataset.train), validation["accuracy"]),
+            overconfident_note(validation["ece"], len(labels)),
+        )
+        notes += [note for note in found if note is not None]
     if any("drawn from train" in note for note in dataset.notes):
         notes.append(
             "the teacher may have been trained on the validation images, which are drawn from train: its accuracy there flatters it"

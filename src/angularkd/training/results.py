@@ -9,30 +9,73 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from angularkd.metrics import evaluate
+from angularkd.metrics import evaluate, temperature_on
 from angularkd.models import save_weights
 from angularkd.runs import RunFolder, StudentMetadata
-from angularkd.training.checkpoint import TrainingState
 from angularkd.training.job import Job
+from angularkd.training.state import TrainingState
+
+LAST, SELECTED = "last epoch", "selected epoch"
+"""What a run's two students are called."""
 
 
-def final_results(job: Job, state: TrainingState) -> dict[str, Any]:
-    """Evaluate on the test split, once: the last epoch's student, the validation-selected one, and the teacher."""
+def fitted_temperatures(job: Job, state: TrainingState) -> dict[str, float]:
+    """Return the temperature that calibrates the last epoch's student and the selected one, fitted on the validation images.
+
+    A student whose logits are not finite has none.
+    """
+    module = job.result.module
+
+    def fitted() -> float | None:
+        return temperature_on(module, job.predict, job.validation.epoch(0), len(job.data.dataset.val))
+
+    found = {LAST: fitted()}
+    if state.best_epoch == state.epoch:
+        found[SELECTED] = found[LAST]
+    else:
+        with _holding(module, state.best_weights):
+            found[SELECTED] = fitted()
+    return {name: temperature for name, temperature in found.items() if temperature is not None}
+
+
+def final_results(job: Job, state: TrainingState, temperatures: Mapping[str, float]) -> dict[str, Any]:
+    """Evaluate on the test split, once: the last epoch's student, the validation-selected one, and the teacher.
+
+    Where there are no test images, nothing is evaluated, and there are no metrics.
+
+    Args:
+        job: the run.
+        state: after its last epoch.
+        temperatures: of `fitted_temperatures`.
+    """
     classes = len(job.data.dataset.classes)
     same_classes = job.teacher is not None and job.teacher.outputs == classes
     predict_teacher = job.predict_teacher if same_classes else None
     module = job.result.module
 
-    def measure() -> dict[str, float]:
-        return evaluate(module, job.predict, job.test.epoch(0), classes, teacher=predict_teacher)
+    def measure(which: str) -> dict[str, Any]:
+        temperature = temperatures.get(which)
+        return evaluate(
+            module, job.predict, job.test.epoch(0), classes, teacher=predict_teacher, temperature=temperature
+        )
 
-    metrics = {"last epoch": measure()}
-    with _holding(module, state.best_weights):
-        metrics["selected epoch"] = measure()
-    if job.teacher is not None and same_classes:
-        metrics["teacher"] = evaluate(job.teacher.module, job.predict_teacher, job.test.epoch(0), classes)
+    metrics = {}
+    if len(job.data.dataset.test):
+        metrics[LAST] = measure(LAST)
+        if state.best_epoch == state.epoch:
+            metrics[SELECTED] = dict(metrics[LAST])
+        else:
+            with _holding(module, state.best_weights):
+                metrics[SELECTED] = measure(SELECTED)
+    if job.teacher is not None and same_classes and len(job.data.dataset.test):
+        known = job.teacher.temperature
+        metrics["teacher"] = evaluate(
+            job.teacher.module, job.predict_teacher, job.test.epoch(0), classes, temperature=known
+        )
+        temperatures = {**temperatures, "teacher": known} if known is not None else temperatures
     return {
         "metrics": metrics,
+        "temperature": dict(temperatures),
         "images": len(job.data.dataset.test),
         "epochs": state.epoch,
         "selected_epoch": state.best_epoch,
@@ -42,10 +85,10 @@ def final_results(job: Job, state: TrainingState) -> dict[str, Any]:
     }
 
 
-def save_best(job: Job, folder: RunFolder, state: TrainingState) -> None:
+def save_best(job: Job, folder: RunFolder, state: TrainingState, temperature: float | None = None) -> None:
     """Write the best epoch's student as the checkpoint knows it, whatever the file holds."""
     with _holding(job.result.module, state.best_weights):
-        save_weights(folder.best, job.result.module, student_metadata(job))
+        save_weights(folder.best, job.result.module, student_metadata(job, temperature))
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
@@ -64,8 +107,8 @@ def _holding(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]
         module.load_state_dict(own)
 
 
-def student_metadata(job: Job) -> dict[str, Any]:
-    """Return what the student's file says of itself."""
+def student_metadata(job: Job, temperature: float | None = None) -> dict[str, Any]:
+    """Return what the student's file says of itself, with the temperature that calibrates it where one is fitted."""
     preprocessing = job.student.preprocessing
     assert preprocessing is not None
     return StudentMetadata(
@@ -77,4 +120,5 @@ def student_metadata(job: Job) -> dict[str, Any]:
         input_size=preprocessing.size,
         channels=[list(shares) for shares in preprocessing.channels] if preprocessing.channels is not None else None,
         torch=torch.__version__,
+        temperature=temperature,
     ).as_dict()

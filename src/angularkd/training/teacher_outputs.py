@@ -12,10 +12,30 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from angularkd.errors import InputError
+
 CLEARLY_BETTER = 0.1
 """Share of images that another order of the classes must get right beyond the order as it is, to be reported."""
 STANDARD_ERRORS = 3
 """By how many standard errors those that it gains must exceed those that it loses, for few images let any order look better."""
+
+
+def check_finite(logits: Float[Tensor, "samples classes"], images: str) -> None:
+    """Check that a teacher's logits are numbers.
+
+    Args:
+        logits: of some images.
+        images: which, in a word.
+
+    Raises:
+        InputError: where some are NaN or infinite.
+    """
+    broken = int((~logits.isfinite()).any(dim=1).sum())
+    if broken:
+        raise InputError(
+            f"the teacher gives NaN or infinite logits for {broken:,} of {len(logits):,} {images} images: check its weights and its "
+            "normalization, and whether it needs `precision=32-true`"
+        )
 
 
 def notes_on_outputs(
