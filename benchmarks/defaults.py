@@ -24,10 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t
-
 import angularkd
 from angularkd.data import open_data
+from angularkd.studies import difference
 from measuring import environment, report
 from subset import write_first
 
@@ -311,11 +310,11 @@ def print_markdown(rows: list[dict[str, Any]]) -> None:
 
 def paired(scratch: dict[int, float], others: dict[int, float]) -> str:
     """Return the mean of the differences over common seeds, in points, and half of its 95 % interval (Student's t)."""
-    differences = [100 * (others[seed] - scratch[seed]) for seed in sorted(scratch.keys() & others.keys())]
-    if len(differences) < 2:
-        return f"{differences[0]:+.1f}" if differences else ""
-    half = t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / len(differences) ** 0.5
-    return f"{statistics.mean(differences):+.1f} ± {half:.1f}"
+    found = difference(others, scratch)
+    if found is None:
+        return ""
+    half = f" ± {50 * (found.high - found.low):.1f}" if found.high is not None and found.low is not None else ""
+    return f"{100 * found.mean:+.1f}{half}"
 
 
 def lines(rows: list[dict[str, Any]], case: str) -> Iterator[tuple[str, ...]]:

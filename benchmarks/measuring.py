@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import time
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+
+from angularkd.system.environment import hardware
 
 WARM_UP = 2
 """Rounds that are not counted."""
@@ -48,16 +49,7 @@ def ratio(above: Sequence[float], *below: Sequence[float]) -> dict[str, float]:
 
 def environment(**more: Any) -> dict[str, Any]:
     """Hardware and versions, for the result of a benchmark."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": gpu,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        **more,
-    }
+    return {**hardware(), "torch": torch.__version__, "python": platform.python_version(), **more}
 
 
 def report(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], lines: Sequence[str] = ()) -> None:
@@ -84,12 +76,3 @@ def shown(ratio_: Mapping[str, Any]) -> str:
     """A ratio with its quartiles, as text."""
     low, high = ratio_["quartiles"]
     return f"{ratio_['median']:.3f} (quartiles {low:.3f} to {high:.3f})"
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -63,11 +63,11 @@ def _darkness(name: str, split: str, brightest: Mapping[str, int]) -> Iterator[s
     if 0 < highest < 256:
         raise InputError(
             f"{name}: the 16-bit images of {split} hold values up to {highest} of 65535, as if they had 8 bits, and would be black "
-            f"(looked at: {len(brightest)}, such as {next(iter(brightest))}); convert them to 8 bits."
+            f"({len(brightest)} of them were read, such as {next(iter(brightest))}); convert them to 8 bits."
         )
     if highest < DARK:
         yield (
-            f"{split}: 16-bit images reach {highest} of 65535 (of {len(brightest)} looked at) and are scaled by 255 / 65535, "
+            f"{split}: 16-bit images reach {highest} of 65535 in the {len(brightest)} that were read and are scaled by 255 / 65535, "
             f"so {highest // 257 + 1} of 256 levels are left: where they hold fewer bits, multiply them first"
         )
 

@@ -42,6 +42,12 @@ def without_bad_images(dataset: DataSet, bad_images: Mapping[str, Mapping[int, s
         )
         left_out += bad.values()
         found[name] = without(split, bad)
+    emptied = sorted(set(dataset.train.labels.tolist()) - set(found["train"].labels.tolist()))
+    if emptied:
+        notes.append(
+            f"train: no image is left of {', '.join(dataset.classes[label] for label in emptied[:NAMED])}"
+            f"{f' and {len(emptied) - NAMED} more classes' if len(emptied) > NAMED else ''}, which cannot be learned"
+        )
     return replace(
         dataset,
         train=found["train"],

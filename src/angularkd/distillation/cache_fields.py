@@ -1,7 +1,7 @@
 """The fields of a teacher's cache: how a part of an answer is stored as numbers of 16 bits, and read again.
 
 A row whose largest value is beyond float16 is stored divided by a power of two, its scale, so that it keeps float16's 11 bits.
-Beside the values of a row stands its mark: 0 for a row that is not there, else 1 + the exponent of its scale.
+Beside the values of a row stand its mark, 0 for a row that is not there, else 1 + the exponent of its scale, and its checksum.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,8 @@ LARGEST_EXPONENT = 15
 """Of 2, below which scaled values stay."""
 LARGEST_MARK = 114
 """The mark of a row of the largest numbers that float32 holds."""
+ODD = 2_654_435_769
+"""The golden ratio's share of 2**32: its multiples are spread evenly over the numbers of 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,25 @@ class Field:
         outside = self.limit is not None and ((stored < 0) | (stored >= self.limit)).any()
         return "it names classes that the teacher has not" if outside else None
 
+    def checksums(self, stored: np.ndarray, marks: np.ndarray) -> np.ndarray:
+        """Return a number of 32 bits for each row of stored values [batch, *shape] and its mark.
+
+        It is the sum of the values' bits, each times an odd number of its place, modulo 2**32: a row with one value changed has
+        another for certain, and any other row with a probability of 1 - 2**-32.
+        """
+        rows = np.ascontiguousarray(stored).reshape(len(stored), -1)
+        bits = rows.view(np.uint16 if self.row_bytes % 4 else np.uint32).astype(np.uint32, copy=False)
+        sums: np.ndarray = bits @ _odd_numbers(bits.shape[1]) + marks.astype(np.uint32) * np.uint32(ODD)
+        return sums
+
     def _across(self, rows: Tensor) -> Tensor:
         """Return a number a row so that it meets the values of its sample."""
         return rows.view(-1, *[1] * len(self.shape))
+
+
+@lru_cache
+def _odd_numbers(count: int) -> np.ndarray:
+    return np.arange(2, count + 2, dtype=np.uint32) * np.uint32(ODD) | np.uint32(1)
 
 
 def digest(*parts: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from angularkd.distillation.teacher import LiveTeacher, Request
 from angularkd.distillation.teacher_cache import About, TeacherCache
 from angularkd.errors import InputError
 from angularkd.features import Head, ModelOutput, PreActivation, Trace
+from angularkd.losses import Term
 from angularkd.types import Reduction
 
 LOGITS, TOP_LOGITS, TOP_CLASSES, EMBEDDING = "logits", "top logits", "top classes", "embedding"
@@ -212,6 +213,18 @@ def from_top(
 ) -> Float[Tensor, "batch classes"]:
     """Return logits of all classes, those beyond the largest being alike."""
     return values[:, -1:].repeat(1, classes).scatter_(1, top_classes, values[:, :-1])
+
+
+def storable(terms: Iterable[Term]) -> bool:
+    """Say whether a cache can answer for the teacher in an objective: some loss asks it, and none needs more than a cache stores."""
+    terms = tuple(terms)
+    on_features = {term.name: term for term in terms if term.row.on_features}
+    forms = {
+        name: None if term.row.built_for or term.row.pre_activation else getattr(term.build(None), "reduction", None)
+        for name, term in on_features.items()
+    }
+    asked = any(signal.startswith("teacher") for term in terms for signal in term.signals)
+    return asked and not uncacheable(forms)
 
 
 def uncacheable(reductions: Mapping[str, Reduction | None]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,14 +13,13 @@ from torch import Tensor, nn
 from angularkd.defaults import DEFAULT_LOSSES, LABELS_ALONE
 from angularkd.distillation.gradients import gradient_norms, mean_norms, weights_for
 from angularkd.distillation.matching import Match, check_same_classes, match, use_distillation_head
-from angularkd.distillation.networks import check_apart, check_images, check_network, trace_network
+from angularkd.distillation.networks import check_apart, check_images, check_learns, check_network, trace_network
 from angularkd.distillation.teacher import LiveTeacher, Request, Teacher, Transform
 from angularkd.errors import InputError, StageError
 from angularkd.features import (
     FeatureExtractor,
     ModelOutput,
     Pair,
-    PreActivation,
     Trace,
     with_class_maps,
 )
@@ -60,6 +60,9 @@ class Distiller(nn.Module):
         InputError: for an unknown loss, losses that need a teacher where there is none, stages that cannot be paired, networks without
             weights yet, and two that share what is to be trained.
     """
+
+    warns: bool = True
+    """Whether the first batch warns of what its losses cannot do with these networks; a run says so in its plan instead."""
 
     def __init__(
         self,
@@ -138,7 +141,14 @@ class Distiller(nn.Module):
             if not self.training:
                 raise InputError("weights of auto are found in training: call the distiller on a training batch first")
             self.resolve_weights([self.gradient_norms(images, labels, indices)])
-        return self._step(images, labels, indices, view)
+        distilled = self._step(images, labels, indices, view)
+        if self.training:
+            check_learns(distilled.total, self.student)
+        if self.warns:
+            self.warns = False
+            for note in self._matched.notes(self.losses, distilled.student_logits.shape[1]):
+                warnings.warn(note, stacklevel=4)  # behind those of nn.Module
+        return distilled
 
     def gradient_norms(
         self,
@@ -194,6 +204,8 @@ class Distiller(nn.Module):
     def compile(self, *, teacher: bool = True, **options: Any) -> None:
         """Compile the teacher's forward, and the student's with all losses, by `torch.compile`, in place.
 
+        `torch.compile(distiller)` computes the same, in more pieces.
+
         Each is compiled when it is first called, for images of that shape: let that be a full batch. Batches of another shape,
         evaluation mode and calls without gradients run as before. The teacher's weights become constants of its code, batch normalisation
         folded into convolutions where it follows them: after a change of its weights, compile again. Parameters that no loss
@@ -207,20 +219,7 @@ class Distiller(nn.Module):
             InputError: for losses that use gradients or attention inside of the networks (Grad-CAM, class tokens), which cannot
                 be compiled, and for features before an activation function that compiled code does not show.
         """
-        if any(
-            reduction is not None and reduction.source in ("gradients", "tokens")
-            for reduction in self.losses.reductions
-        ):
-            raise InputError(
-                "a loss uses gradients or attention inside of the networks, which cannot be compiled: leave compilation out"
-            )
-        if PreActivation() in self.losses.reductions:
-            for stage in (stage for pair in self.pairs for stage in (pair.teacher, pair.student)):
-                if stage.before_activation is not None and not stage.before_activation.compiles:
-                    raise InputError(
-                        f"{stage} ends in an activation that cannot be observed in compiled code: end it in F.relu or a module, "
-                        "or leave compilation out"
-                    )
+        self._matched.check_compiles(self.losses.reductions)
         if self.teacher is not None:
             if teacher and self.needs_teacher:
                 self.teacher.compile(**options)

@@ -40,16 +40,33 @@ def fill(teacher: CachedTeacher, batches: Iterable[Batch]) -> Filled:
     return Filled(images, time.perf_counter() - started)
 
 
-def verify(teacher: CachedTeacher, batches: Iterable[Batch]) -> dict[str, float]:
-    """Compare stored answers with live ones; images that the cache does not hold are passed over.
+@dataclass(frozen=True)
+class Verified:
+    """What checking a cache found.
 
-    Returns:
-        For each field of numbers the largest difference, relative to the field's largest value.
+    Attributes:
+        rows: how many rows are stored, all of them as they were written by their checksums.
+        compared: how many of them were compared with the live teacher.
+        off_by: for each field of numbers the largest difference there, relative to the field's largest value.
+    """
+
+    rows: int
+    compared: int
+    off_by: dict[str, float]
+
+
+def verify(teacher: CachedTeacher, batches: Iterable[Batch]) -> Verified:
+    """Check every stored row by its checksum, and compare those of some batches with the live teacher's answers.
+
+    Args:
+        teacher: with its cache.
+        batches: what is compared; images that the cache does not hold are passed over.
 
     Raises:
         InputError: where none of the images is in the cache, a difference is beyond TOLERANCE, or stored values are damaged.
     """
     cache = teacher.cache
+    rows = cache.check()
     worst: dict[str, float] = {field.name: 0.0 for field in cache.fields if field.dtype == "float16"}
     compared = 0
     for batch in batches:
@@ -73,4 +90,4 @@ def verify(teacher: CachedTeacher, batches: Iterable[Batch]) -> dict[str, float]
                 f"the teacher cache {cache.folder} does not hold what the teacher says: {name} is off by {difference:.1e} of its "
                 "largest value: remove the folder, and it is filled anew"
             )
-    return worst
+    return Verified(rows, compared, worst)

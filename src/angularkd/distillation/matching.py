@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from angularkd.distillation.teacher import Teacher
 from angularkd.errors import InputError
-from angularkd.features import Head, Pair, Trace, embedding_of, head_of, pair_models
-from angularkd.losses import EMBEDDINGS, FEATURES, Term
-from angularkd.types import Logits, LossContext
+from angularkd.features import Head, Pair, PreActivation, Trace, embedding_of, head_of, pair_models
+from angularkd.losses import EMBEDDINGS, FEATURES, Term, WeightedLosses, notes_of
+from angularkd.types import Logits, LossContext, Reduction
 
 SMALL_MAP = 64
 """Positions of a map that has little to say of where an object is: those of an image of 8x8 pixels."""
@@ -48,6 +48,33 @@ class Match:
         """Return how messages call the stage at a position among the pairs."""
         pair = self.pairs[min(stage, len(self.pairs) - 1)]
         return f"stage {stage} (teacher's {pair.teacher}, student's {pair.student})"
+
+    def notes(self, losses: WeightedLosses, classes: int) -> list[str]:
+        """Return what losses have to say of these pairs, and of so many classes."""
+        return notes_of(losses, [pair.size for pair in self.pairs], classes)
+
+    def check_compiles(self, reductions: Sequence[Reduction | None]) -> None:
+        """Check that what losses compare can be had in compiled code.
+
+        Args:
+            reductions: in what forms losses compare the stages.
+
+        Raises:
+            InputError: for gradients and attention inside of the networks, and for features before an activation function that
+                compiled code does not show.
+        """
+        if any(reduction is not None and reduction.source in ("gradients", "tokens") for reduction in reductions):
+            raise InputError(
+                "a loss uses gradients or attention inside of the networks, which cannot be compiled: leave compilation out"
+            )
+        if PreActivation() not in reductions:
+            return
+        for stage in (stage for pair in self.pairs for stage in (pair.teacher, pair.student)):
+            if stage.before_activation is not None and not stage.before_activation.compiles:
+                raise InputError(
+                    f"{stage} ends in an activation that cannot be observed in compiled code: end it in F.relu or a module, "
+                    "or leave compilation out"
+                )
 
     def context(
         self,

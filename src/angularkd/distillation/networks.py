@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracedModule
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from angularkd.errors import InputError
 from angularkd.features import Trace, trace
+
+MODAL = re.compile(r"aten::(batch_norm|\w*dropout)")
+"""Operations of a traced graph that have a mode."""
 
 
 def check_network(module: nn.Module, role: str) -> None:
@@ -35,10 +40,28 @@ def check_network(module: nn.Module, role: str) -> None:
                 f"the {role}'s '{name}' is on the device meta, without values: {role}.to_empty(device=...), load its weights, then make "
                 "the Distiller"
             )
+    if role == "student" and any(map(_stays_in_its_mode, module.modules())):
+        raise InputError(
+            "the student holds what torch.jit.trace has made, whose batch norms and dropouts stay in the mode in which it was traced: "
+            "pass the module itself"
+        )
     if isinstance(module, torch.fx.GraphModule) and "train" in vars(module):
         raise InputError(
             f"the {role} is the module of an exported program, which stays in one mode and does not show what its parts give: pass the "
             "module that was exported"
+        )
+
+
+def check_learns(total: Tensor, student: nn.Module) -> None:
+    """Check that a loss reaches a student that has something to train.
+
+    Raises:
+        InputError: where it does not.
+    """
+    if not total.requires_grad and torch.is_grad_enabled() and _trains(student):
+        raise InputError(
+            "no loss reaches the student's weights, for its forward runs without gradients: leave out torch.no_grad, "
+            "torch.inference_mode and detach in it"
         )
 
 
@@ -125,6 +148,11 @@ def still(module: nn.Module, role: str) -> Iterator[None]:
         )
 
 
+def _stays_in_its_mode(part: nn.Module) -> bool:
+    """Return whether a part was traced with what behaves otherwise in training."""
+    return isinstance(part, TracedModule) and bool(MODAL.search(str(part.inlined_graph)))
+
+
 def _trains(part: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in part.parameters())
 
@@ -140,5 +168,6 @@ def _memory(tensor: Tensor) -> int:
     return tensor.data_ptr() if tensor.layout is torch.strided else 0
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _equal(first: Tensor, second: Tensor) -> bool:
     return first.shape == second.shape and bool(((first == second) | (first != first) & (second != second)).all())

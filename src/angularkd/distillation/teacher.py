@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -18,8 +17,6 @@ from angularkd.system.compiling import CompiledForOneShape
 from angularkd.types import Reduction
 
 Transform = Callable[[Tensor], Tensor]
-
-_TRAINING = attrgetter("training")
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ class LiveTeacher:
         Raises:
             InputError: at the first call, where the network changes its buffers in evaluation mode.
         """
-        if any(map(_TRAINING, self._parts)):  # somebody changed its mode since, or that of a part
+        if any(part.training for part in self._parts):  # somebody changed its mode since, or that of a part
             self.module.eval()
         if self._has_run:
             return self._run(images)

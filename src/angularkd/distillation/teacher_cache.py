@@ -1,17 +1,19 @@
 """The teacher's answers by (sample, view), memory-mapped on disk, so that the teacher is paid for once.
 
 A cache is a folder named by what its answers depend on. Each field of an answer (the logits, the embedding, the map of a
-stage) is one array of rows, one a (view, sample), beside a byte a row, its mark:
+stage) is one array of rows, one a (view, sample), beside a byte a row, its mark, and four, its checksum:
 
     FOLDER/KEY/about.json            what the key stands for
     FOLDER/KEY/FIELD.json            the field's name and shape
     FOLDER/KEY/FIELD.f16             [views, samples, *shape], float16; .i32 for whole numbers
     FOLDER/KEY/FIELD.done            [views, samples], 0 for a row that is not there, else 1 + the exponent of its scale
+    FOLDER/KEY/FIELD.sum             [views, samples], uint32: of the row's values and its mark
     FOLDER/KEY/.lock                 there while a process fills it
 
 A row whose largest value is beyond float16 is stored divided by a power of two, its scale, so that it keeps float16's 11 bits.
 What is not finite is refused. Rows are written before their marks are, so a killed process leaves rows to be written again and
-never half ones that count. One process at a time fills a cache; any number read it.
+never half ones that count; and a row whose checksum is not that of what is read is damage. One process at a time fills a cache; any
+number read it.
 """
 
 from __future__ import annotations
@@ -33,10 +35,14 @@ from angularkd.errors import InputError
 from angularkd.system.files import check_writable, folders_made, reserve_file, write_json
 from angularkd.system.locks import Lock
 
-FORMAT = 2
+FORMAT = 3
 """Of a cache's files: part of its key, so that no other is read."""
 ABOUT = "about.json"
 """The file that says what a cache's key stands for."""
+CHECKED_ROWS = 4096
+"""Rows whose checksums are computed at once, where all are."""
+ROW_ENDINGS = {"done": "uint8", "sum": "uint32"}
+"""Of the files of one number a row, marks and checksums, with its type."""
 ROOM_REMEDY = "give another folder, fewer views with `cache_views`, or leave out `cache`"
 
 
@@ -91,6 +97,10 @@ class TeacherCache:
         if self.missing_rows:
             self._check_room(folder)
 
+    def __reduce__(self) -> tuple[type[TeacherCache], tuple[Path, About, tuple[Field, ...]]]:
+        """Let a copy open the same files, which it reads; it fills them only where this one does not."""
+        return TeacherCache, (self.folder.parent, self.about, self.fields)
+
     @property
     def rows(self) -> int:
         """Return the number of answers of a full cache: samples in all views."""
@@ -99,7 +109,7 @@ class TeacherCache:
     @property
     def size_bytes(self) -> int:
         """Return the size of the used fields, once they are full."""
-        return self.rows * sum(field.row_bytes + 1 for field in self.fields)
+        return sum(sum(self._sizes(field).values()) for field in self.fields)
 
     @property
     def filled(self) -> float:
@@ -145,18 +155,21 @@ class TeacherCache:
         self._lock.release()
 
     def write(self, view: int, indices: Int[Tensor, " batch"], values: Mapping[str, Tensor]) -> None:
-        """Store the answers to some samples of a view: for each field [batch, *shape], rounded to the field's type.
+        """Store the answers to some samples of a view, where they are not there yet: for each field [batch, *shape], rounded to its type.
 
         Raises:
             InputError: for values that are not finite, and as `reserve` does.
         """
         self.reserve()
-        rows = self._rows(view, indices)
-        marks = {}
+        rows, marked = self._rows(view, indices), []
         for field in self.fields:
-            self._values(field)[rows], marks[field.name] = field.packed(values[field.name].cpu(), indices)
-        for field in self.fields:
-            self._marks(field)[rows] = marks[field.name]
+            packed, marks = field.packed(values[field.name].cpu(), indices)
+            new = ~_valid(self._marks(field)[rows])  # what is there stays, for others may be reading it
+            self._values(field)[rows[new]] = packed[new]
+            self._sums(field)[rows[new]] = field.checksums(packed, marks)[new]
+            marked.append((field, rows[new], marks[new]))
+        for field, written, marks in marked:
+            self._marks(field)[written] = marks
         self._to_write -= len(rows)
         if self._to_write <= 0:
             self._to_write = self.missing_rows
@@ -172,13 +185,21 @@ class TeacherCache:
         rows = self._rows(view, indices)
         read = {}
         for field in self.fields:
-            found = self._values(field)[rows]
-            marks = self._marks(field)[rows]
-            damage = field.damage(found)
-            if damage is not None:
-                raise self._damaged(f"{field.name}: {damage}")
+            found, marks = self._checked(field, rows)
             read[field.name] = field.unpacked(torch.from_numpy(found), marks, device)
         return read
+
+    def check(self) -> int:
+        """Read every row that is there, and return how many there are.
+
+        Raises:
+            InputError: for stored values that `write` cannot have written.
+        """
+        there = np.flatnonzero(self._held(slice(None))) if self._there else np.zeros(0, dtype=np.int64)
+        for rows in (there[start : start + CHECKED_ROWS] for start in range(0, len(there), CHECKED_ROWS)):
+            for field in self.fields:
+                self._checked(field, rows)
+        return len(there)
 
     def flush(self) -> None:
         """Wait until all that was written is on the disk, the values before their marks."""
@@ -193,15 +214,27 @@ class TeacherCache:
         return all(self._file(field, "json").exists() for field in self.fields)
 
     def _held(self, rows: np.ndarray | slice) -> np.ndarray:
-        marks = [self._marks(field)[rows] for field in self.fields]
-        held: np.ndarray = np.logical_and.reduce([(mark > 0) & (mark <= LARGEST_MARK) for mark in marks])
+        held: np.ndarray = np.logical_and.reduce([_valid(self._marks(field)[rows]) for field in self.fields])
         return held
 
     def _values(self, field: Field) -> np.memmap:
         return self._array(field, field.ending, field.dtype, field.shape)
 
     def _marks(self, field: Field) -> np.memmap:
-        return self._array(field, "done", "uint8", ())
+        return self._array(field, "done", ROW_ENDINGS["done"], ())
+
+    def _sums(self, field: Field) -> np.memmap:
+        return self._array(field, "sum", ROW_ENDINGS["sum"], ())
+
+    def _checked(self, field: Field, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the stored values of rows and their marks. Raise InputError where they are not as they were written."""
+        found, marks = np.asarray(self._values(field)[rows]), np.asarray(self._marks(field)[rows])
+        damage = field.damage(found)
+        if damage is None and not np.array_equal(field.checksums(found, marks), self._sums(field)[rows]):
+            damage = "values are not those that were written"
+        if damage is not None:
+            raise self._damaged(f"{field.name}: {damage}")
+        return found, marks
 
     def _array(self, field: Field, ending: str, dtype: str, shape: tuple[int, ...]) -> np.memmap:
         """Return a file as an array; it can be written to where this process fills the cache."""
@@ -220,7 +253,8 @@ class TeacherCache:
         return self.folder / f"{field.file}.{ending}"
 
     def _sizes(self, field: Field) -> dict[str, int]:
-        return {field.ending: self.rows * field.row_bytes, "done": self.rows}
+        per_row = {ending: np.dtype(kind).itemsize for ending, kind in ROW_ENDINGS.items()}
+        return {ending: self.rows * size for ending, size in ({field.ending: field.row_bytes} | per_row).items()}
 
     def _make(self) -> None:
         """Create the files that are not there, their room on the disk reserved; where it has none, leave nothing behind."""
@@ -266,6 +300,11 @@ class TeacherCache:
                 f"the teacher cache needs {needed / 2**30:.1f} GiB in {folder}, which has {free / 2**30:.1f} GiB left: "
                 f"{ROOM_REMEDY}"
             )
+
+
+def _valid(marks: np.ndarray) -> np.ndarray:
+    """Return which marks are those of rows that are there."""
+    return np.asarray((marks > 0) & (marks <= LARGEST_MARK))
 
 
 def check_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from angularkd.errors import InputError, StageError, shown
+from angularkd.errors import InputError, StageError, short_repr
 from angularkd.features import match_sizes, to_map, widen
 from angularkd.types import Reduction
 
@@ -50,7 +50,7 @@ def require_kind(loss: str, option: str, value: Any, annotation: str) -> None:
     kinds = [KINDS[word] for word in re.findall(r"\w+", re.sub(r"\[.*?\]", "", annotation)) if word in KINDS]
     if kinds and not any(fits(value) for _, fits in kinds):
         expected = " or ".join(words for words, _ in kinds)
-        raise InputError(f"{option} of loss '{loss}' must be {expected}, got {shown(value)}")
+        raise InputError(f"{option} of loss '{loss}' must be {expected}, got {short_repr(value)}")
 
 
 def _is_count(value: Any) -> bool:
@@ -297,7 +297,7 @@ def require_logits(owner: str, logits: Any) -> None:
 
 
 def require_class_indices(labels: Any, logits: Tensor, ignored: int | None = None) -> None:
-    """Check that labels are classes of the logits' samples. Their range is looked at on the CPU alone: elsewhere it would wait.
+    """Check that labels are classes of the logits' samples. Their range is checked on the CPU alone: elsewhere it would wait.
 
     Args:
         labels: whole numbers [batch].

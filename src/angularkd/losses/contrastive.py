@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from angularkd.errors import InputError
 from angularkd.features import widen
 from angularkd.losses.checks import full_precision, require_at_least, require_positive, require_rows, require_share
+from angularkd.losses.gathering import gather_rows
 
 
 class CRD(nn.Module):
@@ -44,7 +45,9 @@ class CRD(nn.Module):
 
     Memories, Z and the order by class are buffers: a checkpoint of the module's state resumes them. They change in
     training mode alone. Negatives come from torch's global generator on the memories' device, which a checkpoint has to
-    hold as well. The memory is this process's own: it is not shared among several.
+    hold as well. In a distributed training (`torch.distributed`), every process moves the rows of all of them on, and Z is over the first
+    batches of all, so that the memories are equal everywhere: also under `DistributedDataParallel`, which gives rank 0's buffers to the
+    others before each forward.
 
     Paper: Tian, Krishnan & Isola, arXiv 1910.10699. Departures from the authors' code: negatives are drawn with
     replacement (theirs without, as long as there are enough); all is computed from logarithms, without their 1e-7;
@@ -123,8 +126,9 @@ class CRD(nn.Module):
             loss = self._side(student, self.teacher_memory, candidates, self.student_log_z)
             loss = loss + self._side(teacher, self.student_memory, candidates, self.teacher_log_z)
             if self.training:
-                self._remember(self.student_memory, indices, student)
-                self._remember(self.teacher_memory, indices, teacher)
+                indices = gather_rows(indices)
+                self._remember(self.student_memory, indices, gather_rows(student))
+                self._remember(self.teacher_memory, indices, gather_rows(teacher))
         return loss
 
     def draw_negatives(self, indices: Int[Tensor, " batch"]) -> Int[Tensor, "batch negatives"]:
@@ -144,7 +148,12 @@ class CRD(nn.Module):
         """Return L_side; the first of a sample's candidates is its own row. Set `log_z` if it never was."""
         rows = widen(memory.clone())  # the memory changes in place before the gradient asks for these rows
         scores = (anchors @ rows.mT / self.temperature).gather(1, candidates)
-        first_log_z = math.log(self.num_samples / scores.numel()) + scores.detach().flatten().logsumexp(dim=0)
+        all_scores = scores.detach().logsumexp(dim=1)
+        if self.training:
+            all_scores = gather_rows(all_scores)
+        first_log_z = (
+            math.log(self.num_samples / candidates.shape[1]) - math.log(len(all_scores)) + all_scores.logsumexp(dim=0)
+        )
         current = torch.where(log_z.isnan(), first_log_z, log_z)
         if self.training:
             log_z.copy_(current)

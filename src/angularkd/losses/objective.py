@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from angularkd.errors import InputError, StageError, nearest, shown
+from angularkd.errors import InputError, StageError, nearest, short_repr
 from angularkd.features import PreActivation
 from angularkd.losses.checks import require_kind
 from angularkd.losses.rows import DEFAULT_SHARE, DISTILLATION_LOGITS, FEATURES, LOGITS, Loss
@@ -301,13 +301,13 @@ def _term(name: str, value: float | str | Mapping[str, Any], table: Mapping[str,
     share = options.pop(SHARE, None)
     if weight != AUTO and not _is_weight(weight):
         raise InputError(
-            f"loss '{name}' needs a number >= 0 as its weight, or auto, got {shown(weight)}: write {name}=1, or {name}={AUTO} "
+            f"loss '{name}' needs a number >= 0 as its weight, or auto, got {short_repr(weight)}: write {name}=1, or {name}={AUTO} "
             f"(a weight is 0, or between {LEAST_WEIGHT:g} and {LARGEST_WEIGHT:g})"
         )
     if share is not None and (weight != AUTO or not _is_weight(share) or not 0 < share < 1):
         raise InputError(
             f"share of loss '{name}' is the part of the first gradient that a weight of auto gives it, between 0 and 1, got "
-            f"{shown(share)} for the weight {shown(weight)}: write {name}={AUTO},{SHARE}=0.5"
+            f"{short_repr(share)} for the weight {short_repr(weight)}: write {name}={AUTO},{SHARE}=0.5"
         )
     for short, long in row.short.items():
         if short in options and long in options:
@@ -336,7 +336,7 @@ def _schedule(name: str, options: Mapping[str, Any]) -> WeightSchedule:
     for key, value in options.items():
         if not _is_weight(value):
             raise InputError(
-                f"{key} of loss '{name}' must be a number >= 0, at most {LARGEST_WEIGHT:g}, got {shown(value)}: write {key}=2"
+                f"{key} of loss '{name}' must be a number >= 0, at most {LARGEST_WEIGHT:g}, got {short_repr(value)}: write {key}=2"
             )
     return WeightSchedule(**options)
 

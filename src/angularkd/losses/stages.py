@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from angularkd.errors import InputError, StageError, nearest, shown
+from angularkd.errors import InputError, StageError, nearest, short_repr
 from angularkd.types import LossContext
 
 Stages = str | tuple[int, ...]
@@ -49,8 +49,8 @@ def read_stages(loss: str, value: Any) -> Stages:
     if not numbers or 0 in numbers:
         hint = nearest(value, NAMED) if isinstance(value, str) else ""
         raise InputError(
-            f"stages of loss '{loss}' must be {', '.join(NAMED)} or numbers from 1, shallow to deep (-1 is the last), got {shown(value)}."
-            f"{hint} Write stages=last, stages=2 or stages=[1,3]"
+            f"stages of loss '{loss}' must be {', '.join(NAMED)} or numbers from 1, shallow to deep (-1 is the last), "
+            f"got {short_repr(value)}.{hint} Write stages=last, stages=2 or stages=[1,3]"
         )
     return numbers
 
@@ -65,7 +65,7 @@ def read_stage_weights(loss: str, value: Any) -> tuple[float, ...] | None:
     )
     if not valid or not any(numbers):
         raise InputError(
-            f"stage_weights of loss '{loss}' must be numbers >= 0, one a stage and one above 0, got {shown(value)}: "
+            f"stage_weights of loss '{loss}' must be numbers >= 0, one a stage and one above 0, got {short_repr(value)}: "
             "write stage_weights=[0.5,1,1]"
         )
     return tuple(float(one) for one in numbers)

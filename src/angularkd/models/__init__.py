@@ -15,6 +15,7 @@ from angularkd.models.adapting import (
 )
 from angularkd.models.class_mapping import ClassMapping
 from angularkd.models.classifier import Classifier, predict
+from angularkd.models.counting import Count
 from angularkd.models.libraries.file import is_file_spec
 from angularkd.models.libraries.module import is_own, module_spec, same_network
 from angularkd.models.opening import model_names, offers_weights, open_classifier
@@ -26,6 +27,7 @@ __all__ = [
     "NORMALIZATIONS",
     "ClassMapping",
     "Classifier",
+    "Count",
     "Preprocessing",
     "Size",
     "Traces",

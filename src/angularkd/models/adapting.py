@@ -205,4 +205,4 @@ def with_classes(classifier: Classifier, file: str | None, classes: tuple[str, .
         return classifier
     how = f"by {file}" if file is not None else "by their names"
     note = f"the {classifier.num_classes} classes of {classifier.spec} are mapped to the data's {len(classes)} {how}"
-    return replace(classifier, mapping=mapping, notes=(*classifier.notes, note))
+    return replace(classifier, mapping=mapping, temperature=None, notes=(*classifier.notes, note))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ AVERAGED = ("state_dict_ema", "model_ema", "ema")
 """Keys under which training scripts put the moving average of the weights, which is what they report the accuracy of."""
 WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
 """Keys under which they put the state dict."""
+INDEX = ".index.json"
+"""The ending of a file that says in which other files the tensors of a large model lie, as Hugging Face's libraries write it."""
 REMEDY = "Save the model's state_dict() with safetensors or torch.save"
 DEEPEST = 6
 """Mappings in each other beyond which no weights are looked for."""
@@ -45,7 +48,7 @@ class Stored:
 
 
 def stored_in(path: str | Path) -> list[Stored]:
-    """Return every mapping in a safetensors file or a PyTorch checkpoint that holds tensors.
+    """Return every mapping in a safetensors file, a PyTorch checkpoint, or the index of several, that holds tensors.
 
     Moving averages of weights come first, then what lies under the usual keys, then the rest; there is one at least. Checkpoints are
     read with `weights_only=True`: a file that would run code is refused.
@@ -56,6 +59,8 @@ def stored_in(path: str | Path) -> list[Stored]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no weights file {path}")
+    if path.name.endswith(INDEX):
+        return [Stored((), _sharded(path))]
     try:
         if path.suffix == ".safetensors":
             return [Stored((), dict(load_file(path)))]
@@ -93,6 +98,22 @@ def metadata_in(path: Path) -> str | None:
             return (file.metadata() or {}).get("angularkd")
     except (SafetensorError, OSError, UnicodeError) as error:
         raise InputError(f"{path} cannot be read: {str(error).rstrip('.')}. {REMEDY}") from None
+
+
+def _sharded(index: Path) -> dict[str, Any]:
+    """Return the tensors of all files beside an index. Raise InputError for one that cannot be read, or names what is not there."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()
+        files = {str(file) for _, file in places}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{index} cannot be read: it is no index of weights (weight_map). {REMEDY}") from None
+    shards = {file: stored_in(index.parent / file)[0].state for file in sorted(files) if not file.endswith(INDEX)}
+    missing = [name for name, file in places if name not in shards.get(file, {})]
+    if missing:
+        raise InputError(
+            f"{index} names tensors that its files do not hold, such as {missing[0]}: get all of its files again"
+        )
+    return {name: shards[file][name] for name, file in places}
 
 
 def _mappings(content: Any, keys: tuple[str, ...], around: tuple[int, ...]) -> Iterator[Stored]:

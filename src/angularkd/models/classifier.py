@@ -52,6 +52,7 @@ class Classifier:
         mapping: from its classes to the data's, where these are others.
         notes: what was decided about it, for the plan.
         trace: what one forward of the module showed, once it is fitted to the data's images.
+        temperature: by which its logits are divided for calibrated probabilities, where that is known; not of mapped classes.
     """
 
     spec: str
@@ -66,6 +67,7 @@ class Classifier:
     mapping: ClassMapping | None = None
     notes: tuple[str, ...] = ()
     trace: Trace | None = field(default=None, repr=False)
+    temperature: float | None = None
 
     @property
     def parameters(self) -> int:

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable
 
-from angularkd.features import heads_of
-from angularkd.models.usable import is_unbuilt
-from angularkd.system.modes import undisturbed
+from torch import nn
 
+from angularkd.features import Trace
+
+Count = Callable[[str, nn.Module], int | None]
+"""Gives how many classes the module of a SPEC tells apart, 0 where it gives feature maps; None where no forward shows it."""
 PROBED_SIZES = (32, 224, 64, 28, 96, 128, 160, 256, 299, 384)
 """Heights and widths at which a module is tried, in this order, until it takes one."""
 
 
-def count_outputs(module: nn.Module) -> int | None:
-    """Return how many classes a module tells apart, 0 where it gives feature maps; None where no forward shows it.
-
-    A module whose layers have no shapes yet is not run, since its first images settle them.
-    """
-    if is_unbuilt(module):
+def outputs_of(trace: Trace) -> int | None:
+    """Return how many classes a traced module tells apart, 0 where it gives feature maps; None where its output holds no logits."""
+    shape = trace.output_shape
+    if shape is None or len(shape) < 2:
         return None
-    for size in PROBED_SIZES:
-        try:
-            with undisturbed(module):
-                output, _ = heads_of(module(torch.zeros(2, input_channels(module), size, size)))
-        except Exception:  # it is the user's own code
-            continue
-        if not isinstance(output, Tensor) or output.ndim < 2:
-            return None
-        return int(output.shape[1]) if output.ndim == 2 else 0
-    return None
+    return shape[1] if len(shape) == 2 else 0
 
 
 def input_channels(module: nn.Module) -> int:

@@ -11,6 +11,7 @@ from torch import nn
 
 from angularkd.errors import InputError, nearest
 from angularkd.models.classifier import Classifier
+from angularkd.models.counting import Count
 from angularkd.models.heads import load_body
 from angularkd.models.libraries import LIBRARIES
 from angularkd.models.libraries.file import check_trusted, from_file, is_file_spec
@@ -18,6 +19,7 @@ from angularkd.models.libraries.module import from_module, is_module_spec
 from angularkd.models.libraries.run import architecture_in, student_in
 from angularkd.models.preprocessing import Preprocessing, parse_normalization
 from angularkd.models.selecting import select_weights
+from angularkd.models.traces import Traces
 from angularkd.models.usable import made_usable
 from angularkd.models.weights import load_into, read_description
 from angularkd.runs import STUDENT_FILE, Description
@@ -33,6 +35,7 @@ def open_classifier(
     new_head: bool = False,
     trust: Collection[str] = (),
     module: nn.Module | None = None,
+    count_outputs: Count | None = None,
 ) -> Classifier:
     """Build the classifier that a SPEC names, and load its weights.
 
@@ -47,27 +50,30 @@ def open_classifier(
             keep a new one.
         trust: Python files whose code may run, should a run's folder name a model in one. What the SPEC itself names runs.
         module: the network itself, where the SPEC stands for one (`module_spec`), or the run's folder is of one.
+        count_outputs: counts the classes of a network of the user's own that does not say them (`Traces.counting`); by default it
+            is run for that alone.
 
     Raises:
         InputError: for an unknown SPEC, weights of another architecture, files that cannot be read, and code that is not trusted.
     """
+    count = count_outputs or Traces().counting()
     student = student_in(spec) if weights is None else None
     if student is not None:
         architecture = architecture_in(student)
         if is_file_spec(architecture):
             check_trusted(architecture, student, trust)
-        classifier = _build(architecture, num_classes, module=module)
-        classifier = _with_weights(classifier, str(student), num_classes, new_head)
+        classifier = _build(architecture, num_classes, count, module=module)
+        classifier = _with_weights(classifier, str(student), num_classes, new_head, count)
         classifier = replace(classifier, spec=str(Path(spec)), architecture=architecture)
     else:
-        classifier = _build(spec, num_classes, pretrained and weights is None, new_head, module)
+        classifier = _build(spec, num_classes, count, pretrained and weights is None, new_head, module)
         if new_head and classifier.pretrained and classifier.classes is None:
             note = (
                 f"{spec} starts from its library's weights, with a new classification layer for {num_classes} classes"
             )
             classifier = replace(classifier, notes=(*classifier.notes, note))
     if weights is not None:
-        classifier = _with_weights(classifier, weights, num_classes, new_head)
+        classifier = _with_weights(classifier, weights, num_classes, new_head, count)
     if normalization is not None:
         known = classifier.preprocessing
         size, channels = (known.size, known.channels) if known is not None else (None, None)
@@ -94,17 +100,25 @@ def model_names(pattern: str = "*") -> list[str]:
 
 
 def _build(
-    spec: str, num_classes: int, pretrained: bool = False, new_head: bool = False, module: nn.Module | None = None
+    spec: str,
+    num_classes: int,
+    count: Count,
+    pretrained: bool = False,
+    new_head: bool = False,
+    module: nn.Module | None = None,
 ) -> Classifier:
     passed = is_module_spec(spec)
-    classifier = from_module(spec, module, num_classes) if passed else _built(spec, num_classes, pretrained, new_head)
+    if passed:
+        classifier = from_module(spec, module, num_classes, count)
+    elif is_file_spec(spec):
+        classifier = from_file(spec, num_classes, count)
+    else:
+        classifier = _built(spec, num_classes, pretrained, new_head)
     usable, notes = made_usable(classifier.module, spec, converts=not passed)
     return replace(classifier, module=usable, notes=(*classifier.notes, *notes))
 
 
 def _built(spec: str, num_classes: int, pretrained: bool, new_head: bool) -> Classifier:
-    if is_file_spec(spec):
-        return from_file(spec, num_classes)
     prefix, _, name = spec.partition("/")
     if prefix not in LIBRARIES or not name:
         if Path(spec).is_dir():
@@ -116,7 +130,7 @@ def _built(spec: str, num_classes: int, pretrained: bool, new_head: bool) -> Cla
     return LIBRARIES[prefix].build(spec, name, num_classes, pretrained, new_head)
 
 
-def _with_weights(classifier: Classifier, file: str, num_classes: int, new_head: bool) -> Classifier:
+def _with_weights(classifier: Classifier, file: str, num_classes: int, new_head: bool, count: Count) -> Classifier:
     """Load weights from a file into a classifier built for `num_classes`; build it anew where their own head stays."""
     spec = classifier.architecture or classifier.spec
     library = LIBRARIES.get(spec.partition("/")[0])
@@ -134,23 +148,24 @@ def _with_weights(classifier: Classifier, file: str, num_classes: int, new_head:
             f"the weights in {file} tell apart {theirs} classes, and the module {num_classes}: give it a layer for as many, or others"
         )
     else:
-        classifier = _build(spec, theirs)
+        classifier = _build(spec, theirs, count)
         load_into(classifier.module, selected.state, file)
-    count = theirs if theirs is not None and keeps_head else classifier.num_classes
+    own = theirs if theirs is not None and keeps_head else classifier.num_classes
     classes, notes = described.classes if theirs is None or keeps_head else None, selected.notes
-    if classes is not None and len(classes) != count:
+    if classes is not None and len(classes) != own:
         notes = (
             *notes,
-            f"{file} names {len(classes)} classes and its weights tell apart {count}: its names are not used",
+            f"{file} names {len(classes)} classes and its weights tell apart {own}: its names are not used",
         )
         classes = None
     return replace(
         classifier,
-        num_classes=count,
+        num_classes=own,
         pretrained=True,
         preprocessing=_described_preprocessing(described, file) or classifier.preprocessing,
         image_size=_pair(described.image_size) or classifier.image_size,
         classes=classes if classes is not None else classifier.classes,
+        temperature=described.temperature if theirs is None or keeps_head else None,
         notes=(*classifier.notes, *notes),
     )
 

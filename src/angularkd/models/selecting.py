@@ -52,16 +52,16 @@ def select_weights(module: nn.Module, file: str, num_classes: int, rename: Renam
     candidates = [(part, found) for part in stored for found in renamings(part.state, own)]
     fitting = []
     for part, found in candidates:
-        kept, dropped = _tensors_and_own(found.state, own)
-        classes = classes_of_head(module, kept, num_classes)
-        if classes is not None or not mismatches(module, kept):
-            fitting.append((part, found, Selected(kept, classes, _notes(file, stored, part, found, dropped))))
+        tensors, dropped = _tensors_and_own(found.state, own)
+        classes = classes_of_head(module, tensors, num_classes)
+        if classes is not None or not mismatches(module, tensors):
+            fitting.append((part, found, Selected(tensors, classes, _notes(file, stored, part, found, dropped))))
     if not fitting:
         part, found = max(candidates, key=lambda candidate: len(own & candidate[1].state.keys()))
-        kept, dropped = _tensors_and_own(found.state, own)
+        tensors, dropped = _tensors_and_own(found.state, own)
         renamed = rename(module, part.state) if rename is not None else None
         if renamed is None:
-            return Selected(kept, None, _notes(file, stored, part, found, dropped))
+            return Selected(tensors, None, _notes(file, stored, part, found, dropped))
         return Selected(renamed, classes_of_head(module, renamed, num_classes), ())
     first = fitting[0]
     rivals = [other for other in fitting[1:] if other[0] is first[0] or not is_usual(first[0])]
@@ -74,8 +74,8 @@ def select_weights(module: nn.Module, file: str, num_classes: int, rename: Renam
 
 def _tensors_and_own(state: Mapping[str, Any], own: Any) -> tuple[dict[str, Any], list[str]]:
     """Return what can be a module's, and the names of what is neither a tensor nor its: counters and options beside the weights."""
-    kept = {name: value for name, value in state.items() if isinstance(value, Tensor) or name in own}
-    return kept, [name for name in state if name not in kept]
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor) or name in own}
+    return tensors, [name for name in state if name not in tensors]
 
 
 def _notes(file: str, stored: list[Stored], part: Stored, found: Renamed, dropped: list[str]) -> tuple[str, ...]:

@@ -191,6 +191,8 @@ def _check_values(module: nn.Module, state: Mapping[str, Any], source: str) -> N
             reason = f"holds {_plain(value.dtype)}, not floating point numbers"
         elif (name in learned or name.endswith("running_var")) and not torch.isfinite(value.float()).all():
             reason = "holds numbers that are not finite"
+        elif name.endswith("running_var") and bool((value < 0).any()):
+            reason = "holds variances below 0"
         if reason is not None:
             raise InputError(f"{source} cannot be the weights of a {type(module).__name__}: {name} {reason}")
 

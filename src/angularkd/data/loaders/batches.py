@@ -30,8 +30,8 @@ class Batches(Protocol):
         """Return the number of batches an epoch."""
         ...
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from the batch of number `first` on."""
         ...
 
 

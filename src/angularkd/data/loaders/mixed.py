@@ -36,7 +36,7 @@ class MixedBatches:
         """Return the number of batches an epoch."""
         return len(self.batches)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the mixed batches of an epoch."""
-        for number, batch in enumerate(self.batches.epoch(epoch)):
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield the mixed batches of an epoch, from the batch of number `first` on."""
+        for number, batch in enumerate(self.batches.epoch(epoch, first), start=first):
             yield self.mixing(batch, epoch, number)

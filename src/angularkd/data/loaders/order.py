@@ -90,10 +90,10 @@ class EpochOrder:
         full, left_over = divmod(self.num_samples, self.batch_size)
         return full if self.drop_last else full + (left_over > 0)
 
-    def batches(self, epoch: int) -> Iterator[Int64[np.ndarray, " batch"]]:
-        """Yield the samples of each batch of an epoch."""
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Int64[np.ndarray, " batch"]]:
+        """Yield the samples of each batch of an epoch, from the batch of number `first` on."""
         order = self._order(epoch)
-        for number in range(len(self)):
+        for number in range(first, len(self)):
             yield order[number * self.batch_size : (number + 1) * self.batch_size]
 
     def _order(self, epoch: int) -> Int64[np.ndarray, " samples"]:

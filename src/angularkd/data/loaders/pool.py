@@ -25,6 +25,7 @@ from angularkd.data.in_memory import cores
 from angularkd.data.scaled import read_scaled
 from angularkd.data.stores import Store
 from angularkd.errors import InputError
+from angularkd.system.stopping import SIGNALS
 
 BATCHES_AHEAD = 2
 """Batches a worker that are being decoded, or wait decoded, while another is used."""
@@ -196,8 +197,9 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C, which every process of the terminal gets, to the calling process; it ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C, and what else every process of a terminal or a job gets, to the calling process; it ends the others."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
 
 
 def _in_a_thread(start: Callable[[], Any]) -> Any:

@@ -51,11 +51,11 @@ class ResidentLoader(OrderedBatches):
         self._pixels = resident.pixels.to(self.device)
         self._labels = resident.labels.to(self.device)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from the batch of number `first` on."""
         view = self.views.view_of(epoch)
         table = self.views.table(view).to(self.device)
-        for samples in self.order.batches(epoch):
+        for samples in self.order.batches(epoch, first):
             indices = torch.from_numpy(samples)
             rows = indices.to(self.device, non_blocking=True)
             images = self.views.apply(self._pixels.index_select(0, rows), table.rows(rows))

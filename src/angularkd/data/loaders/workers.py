@@ -70,13 +70,13 @@ class StreamingLoader(OrderedBatches):
         self._labels = torch.from_numpy(split.labels.copy()).to(self.device)
         self._views_without_box = replace(views, ops=tuple(op for op in views.ops if op != "resized_crop"))
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from the batch of number `first` on."""
         view = self.views.view_of(epoch)
         columns = dict(self.views.table(view).columns)
         box = columns.pop("box", None)
         table = ViewTable(columns).to(self.device)
-        batches = list(self.order.batches(epoch))
+        batches = list(self.order.batches(epoch, first))
         requests = _requests(
             batches, self._store, self._store_rows, self.views.image_size, None if box is None else box.numpy()
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from angularkd.data.split_names import check_class_folders, check_class_names, p
 from angularkd.data.splits import Source, Split, whole
 from angularkd.data.stores import EncodedStore
 from angularkd.errors import InputError
+
+LISTED_ENDINGS = 3
+"""Endings of other files at most that a message lists."""
 
 
 class FileStore(EncodedStore):
@@ -59,7 +63,7 @@ def open_folder(folder: Path) -> Source:
     used = {path.name for path in splits.values()}
     beside = passed_over(f"{name}/" for name in names if name not in used) if splits else ()
     found, notes = read_splits(folder, splits or {"train": folder}, classes)
-    return Source(folder.resolve().name, tuple(classes), found, (*beside, *notes))
+    return Source(printable(folder.resolve().name), tuple(map(printable, classes)), found, (*beside, *notes))
 
 
 def read_splits(
@@ -87,8 +91,11 @@ def read_splits(
         notes += check_class_folders(str(folder), {name: found.inside for name, found in walks.items()})
         for name, found in walks.items():
             if not found.images:
+                endings = sorted(found.endings - {""})[:LISTED_ENDINGS]
+                held = f"files of {' '.join(endings)} and no images" if endings else "no images"
+                convert = "convert these, " if endings else ""
                 raise InputError(
-                    f"the class folder {folder / name} holds no images ({' '.join(EXTENSIONS)}): add some or remove it."
+                    f"the class folder {folder / name} holds {held} ({' '.join(EXTENSIONS)}): {convert}add some or remove it."
                 )
             label = classes.index(name)
             images += [Found(path, split, label) for path in found.images]
@@ -137,6 +144,11 @@ def _passed_over(split: str, folder: Path, walks: Sequence[Walk]) -> list[str]:
 
 def _split(images: Sequence[Found]) -> Split:
     return whole(FileStore(image.path for image in images), [image.label for image in images])
+
+
+def printable(name: str) -> str:
+    """Return a name of a file system as text that any file can hold: bytes of no UTF-8 as \\xHH."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _counted(count: int, noun: str) -> str:

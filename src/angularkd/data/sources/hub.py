@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from angularkd.data.reading import read_image_file
-from angularkd.data.sources.parquet import class_names, common_class_names, readable
+from angularkd.data.sources.hub_names import check_names
 from angularkd.data.split_names import split_called
 from angularkd.data.splits import Source, labelled_splits
 from angularkd.data.stores import EncodedStore
@@ -83,11 +81,12 @@ def open_hub(argument: str) -> Source:
         names = getattr(table.features[label], "names", None)
         classes.add(tuple(names) if names else None)
         label_columns.add(label)
-    for column in label_columns:
-        _check_local_names(name, options.get("config"), column)
     if len(classes) > 1:
         raise InputError(f"hf:{name}: the splits name different classes; write them with one list of class names.")
-    found, whole, label_notes = labelled_splits(f"hf:{name}", stores, labels, classes.pop())
+    names = classes.pop()
+    for column in label_columns:
+        notes += check_names(f"hf:{name}", _files(name, options.get("config")), column, names)
+    found, whole, label_notes = labelled_splits(f"hf:{name}", stores, labels, names)
     return Source(Path(name).name, found, whole, (*notes, *label_notes))
 
 
@@ -147,32 +146,15 @@ def _load(name: str, config: str | None) -> dict[str, Any]:
             ) from error
 
 
-def _check_local_names(name: str, config: str | None, column: str) -> None:
-    """Check that all files of a local folder name the same classes, since the library takes the names of the first for all.
-
-    Raises:
-        InputError: Two files name other classes, or the same in another order.
-    """
-    path = Path(name).expanduser()
-    if not path.exists():
-        return
-    library = _library()
+def _files(name: str, config: str | None) -> list[str]:
+    """Return the paths of the files that a data set is made of, or their addresses; none where they are not known offline."""
+    path, library = Path(name).expanduser(), _library()
     with _quiet(library, bars=False):
-        data_files = library.load_dataset_builder(str(path), config).config.data_files or {}
-    files = [Path(file) for of_split in data_files.values() for file in of_split]
-    readers = {".parquet": pq.read_schema, ".arrow": _arrow_schema}
-    names = {}
-    for file in files:
-        if file.suffix in readers:
-            with readable(file):
-                schema = readers[file.suffix](file)
-            names[file] = class_names(file, schema, column)
-    common_class_names(f"hf:{name}", names)
-
-
-def _arrow_schema(file: Path) -> pa.Schema:
-    with pa.memory_map(str(file)) as mapped:
-        return pa.ipc.open_stream(mapped).schema
+        try:
+            builder = library.load_dataset_builder(str(path) if path.exists() else name, config)
+        except (OSError, ValueError, RuntimeError, library.exceptions.DatasetsError):
+            return []
+    return [str(file) for of_split in (builder.config.data_files or {}).values() for file in of_split]
 
 
 @contextmanager

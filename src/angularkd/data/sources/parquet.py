@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -125,7 +125,8 @@ def open_parquet(folder: Path) -> Source:
             labels lie outside the classes.
     """
     files, notes = _files_by_split(folder)
-    names = {file: class_names(file, _checked_schema(file)) for paths in files.values() for file in paths}
+    every = [file for paths in files.values() for file in paths]
+    names: dict[PurePath, tuple[str, ...] | None] = {file: class_names(file, _checked_schema(file)) for file in every}
     classes = common_class_names(str(folder), names)
     labels = {split: _labels(paths) for split, paths in files.items()}
     stores = {split: ParquetStore(paths) for split, paths in files.items()}
@@ -144,7 +145,7 @@ def _files_by_split(folder: Path) -> tuple[dict[str, list[Path]], tuple[str, ...
     return found, passed_over(path.relative_to(folder).as_posix() for path in unnamed)
 
 
-def class_names(file: Path, schema: pa.Schema, column: str = "label") -> tuple[str, ...] | None:
+def class_names(file: Path | str, schema: pa.Schema, column: str = "label") -> tuple[str, ...] | None:
     """Return the class names that the `datasets` library wrote into a file's metadata; None where it has none.
 
     Raises:
@@ -167,7 +168,7 @@ def class_names(file: Path, schema: pa.Schema, column: str = "label") -> tuple[s
     )
 
 
-def common_class_names(where: str, names: Mapping[Path, tuple[str, ...] | None]) -> tuple[str, ...] | None:
+def common_class_names(where: str, names: Mapping[PurePath, tuple[str, ...] | None]) -> tuple[str, ...] | None:
     """Return the class names that all files with any share.
 
     Raises:
@@ -218,7 +219,7 @@ def _labels(files: list[Path]) -> Int64[np.ndarray, " samples"]:
 
 
 @contextmanager
-def readable(file: Path) -> Iterator[None]:
+def readable(file: Path | str) -> Iterator[None]:
     """Raise InputError for what pyarrow raises about a file that is cut off, damaged or gone."""
     try:
         yield

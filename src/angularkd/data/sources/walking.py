@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ class Walk:
         back: Links to folders that lie around them or were walked already.
         linked: Whether anything was found through a link.
         inside: The folders in the folder itself.
+        endings: Those of the other files.
     """
 
     images: list[str]
@@ -45,6 +46,7 @@ class Walk:
     back: list[str]
     linked: bool
     inside: list[str]
+    endings: set[str] = field(default_factory=set)
 
 
 def walk(folder: Path) -> Walk:
@@ -75,6 +77,7 @@ def walk(folder: Path) -> Walk:
                     found.inside.append(entry.name)
             elif not entry.name.lower().endswith(EXTENSIONS):
                 found.others += 1
+                found.endings.add(os.path.splitext(entry.name)[1].lower())
             elif not entry.is_file() and os.path.exists(entry.path):
                 found.special.append(entry.path)
             else:  # a broken link too, of which whoever reads it complains

@@ -16,7 +16,7 @@ from torch import nn
 
 from angularkd.errors import InputError, nearest
 from angularkd.models.classifier import Classifier
-from angularkd.models.counting import count_outputs
+from angularkd.models.counting import Count
 
 _numbers = itertools.count()
 
@@ -45,13 +45,14 @@ def check_trusted(spec: str, named_in: object, trust: Collection[str]) -> None:
         )
 
 
-def from_file(spec: str, num_classes: int) -> Classifier:
+def from_file(spec: str, num_classes: int, count_outputs: Count) -> Classifier:
     """Run the file and call the callable, with `num_classes` where it takes them.
 
     Args:
         spec: FILE.py:CALLABLE.
         num_classes: of the logits that the module shall give. A callable that does not take them decides itself how many there are: a
             module whose attribute `num_classes` is 0, as timm's is, has no classification layer.
+        count_outputs: counts them by running a module that has no such attribute.
 
     Raises:
         InputError: where there is no such file or callable, where the user's code raises, and where it returns no module.
@@ -72,7 +73,7 @@ def from_file(spec: str, num_classes: int) -> Classifier:
         raise InputError(f"{spec} returned a {type(model).__name__}: it must return a torch.nn.Module")
     count = getattr(model, "num_classes", None)
     if not isinstance(count, int):
-        count = num_classes if takes_classes else count_outputs(model)
+        count = num_classes if takes_classes else count_outputs(spec, model)
     return Classifier(spec, model, num_classes if count is None else count)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from angularkd.errors import InputError
 from angularkd.models.classifier import Classifier
-from angularkd.models.counting import count_outputs
+from angularkd.models.counting import Count
 from angularkd.models.libraries.file import is_file_spec
 from angularkd.models.weights import fingerprint
 
@@ -41,13 +41,14 @@ def same_network(one: str, other: str) -> bool:
     return is_module_spec(one) and is_module_spec(other) and one.split(":")[2:] == other.split(":")[2:]
 
 
-def from_module(spec: str, module: nn.Module | None, num_classes: int) -> Classifier:
+def from_module(spec: str, module: nn.Module | None, num_classes: int, count_outputs: Count) -> Classifier:
     """Return the module as a classifier.
 
     Args:
         spec: what stands for it.
         module: None where the caller has passed none.
         num_classes: of the data, for a module that shows nowhere how many it tells apart.
+        count_outputs: counts them by running it.
 
     Raises:
         InputError: without the module.
@@ -60,7 +61,7 @@ def from_module(spec: str, module: nn.Module | None, num_classes: int) -> Classi
         )
     count = getattr(module, "num_classes", None)
     if not isinstance(count, int):
-        count = count_outputs(module)
+        count = count_outputs(spec, module)
     note = (
         f"{spec.split(':')[-1]} is a module of Python, named in config.yaml by its class and a hash of its weights: "
         "to repeat, resume or evaluate, pass it again"
