@@ -1,6 +1,6 @@
 # make demo   the whole story on embedded data, offline      make test    every test
 # make check  what has to hold before a change lands         make clean   remove the environment
-# make soak   the fuzz tests in their long form
+# make soak   the fuzz tests in their long form            make docs   the documentation site, in site/
 PYTHON ?= python3
 BIN := .venv/bin
 CHECKED := angularkd.losses,angularkd.features,angularkd.models,angularkd.data,angularkd.metrics
@@ -8,7 +8,7 @@ SHAPED := tests/losses tests/features tests/models tests/data tests/metrics
 # The newest part of an installation; older than what decides it, it is made again.
 INSTALLED := .venv/installed
 
-.PHONY: demo test shapes soak check format lint types install clean
+.PHONY: demo test shapes soak lightning docs check format lint types install clean
 
 demo: $(INSTALLED)
 	$(BIN)/angularkd demo
@@ -20,9 +20,19 @@ test: shapes $(INSTALLED)
 shapes: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n auto --jaxtyping-packages=$(CHECKED),shape_checker.check $(SHAPED)
 
-# An hour: damaged files and generated command lines by the thousand, of which the tests try some.
+# Hours: damaged files and generated command lines by the thousand, runs killed at random moments, of which the tests try some.
 soak: $(INSTALLED)
 	ANGULARKD_SOAK=1 $(BIN)/python -m pytest -q -n auto tests/fuzz
+
+# What is tested beside Lightning, in an environment of its own: where torchmetrics is installed, which Lightning needs, lightning_fabric
+# imports it in every process, with all that it imports in turn.
+lightning: $(INSTALLED)
+	test -x .venv-lightning/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-lightning
+	$(BIN)/uv pip install --quiet --python .venv-lightning/bin/python --constraint constraints.txt --editable '.[dev,lightning]'
+	.venv-lightning/bin/python -m pytest -q tests/test_loops.py tests/metrics/test_classes.py tests/metrics/test_calibration.py
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict
 
 check: lint types test
 
@@ -46,4 +56,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lightning

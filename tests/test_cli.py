@@ -14,12 +14,17 @@ from angularkd import cli
 from angularkd.commands.cache import ACTIONS
 from angularkd.commands.list import LISTS
 from angularkd.config import (
+    POSITIONAL,
+    CacheInfoConfig,
     DemoConfig,
     DistillConfig,
     EvaluateConfig,
     ExplainConfig,
     ExportConfig,
     PredictConfig,
+    ReplayConfig,
+    ReportConfig,
+    StudyConfig,
     TrainConfig,
 )
 
@@ -36,6 +41,9 @@ KINDS = {
     "predict": PredictConfig,
     "export": ExportConfig,
     "demo": DemoConfig,
+    "study": StudyConfig,
+    "report": ReportConfig,
+    "replay": ReplayConfig,
 }
 
 
@@ -58,13 +66,21 @@ def documented(document: Path) -> list[str]:
     return [command for command in commands if command.startswith("angularkd ")]
 
 
-def test_the_readme_shows_every_command() -> None:
-    assert {shlex.split(line)[1] for line in documented(README)} >= set(cli.COMMANDS)
+def test_the_documents_show_every_command() -> None:
+    shown = {document: {shlex.split(line)[1] for line in documented(document)} for document in DOCUMENTS}
+    assert shown[README] >= {"train", "plan", "distill", "evaluate", "predict", "export", "study", "report", "explain"}
+    assert set().union(*shown.values()) >= set(cli.COMMANDS) - {"demo"}  # which `make demo` runs
 
 
 def test_documents_show_commands() -> None:
     found = {document.name: len(documented(document)) for document in DOCUMENTS}
-    assert found["README.md"] > 10 and found["plans.md"] > 3 and found["losses.md"] > 0 and found["explain.md"] > 0
+    assert (
+        found["README.md"] > 7
+        and found["your-data.md"] > 4
+        and found["plans.md"] > 3
+        and found["losses.md"] > 0
+        and found["explain.md"] > 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +96,11 @@ def test_commands_of_the_documents_parse(document, line, tmp_path, monkeypatch) 
     _, command, *arguments = shlex.split(line, comments=True)
     assert command in cli.COMMANDS, document
     if command == "cache":
-        assert arguments.pop(0) in ACTIONS
+        action = arguments.pop(0)
+        assert action in (*ACTIONS, "info")
+        if action == "info":
+            cli.parse(CacheInfoConfig, "cache info", arguments)
+            return
     if command == "list":
         assert arguments[0] in LISTS and len(arguments) < 3
     else:
@@ -93,14 +113,16 @@ def test_the_overview_names_every_command(capsys) -> None:
     for command in cli.COMMANDS:
         assert f"angularkd {command}" in out
     assert run(capsys)[1] == out
+    assert max(map(len, out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("command", sorted(KINDS))
 def test_help_shows_every_option_with_its_meaning(capsys, command) -> None:
-    code, out, _ = run(capsys, command, "--help")
+    code, out, _ = run(capsys, command, *(["fill"] if command == "cache" else []), "--help-all")
     assert code == 0
+    out = out.replace("[no-]", "")
     for name, field in KINDS[command].model_fields.items():
-        if name not in ("data", "run", "images"):
+        if name not in POSITIONAL:
             assert f"--{name.replace('_', '-')}" in out
         first_words = " ".join((field.description or "").split()[:2])
         assert first_words in " ".join(out.split()), name
