@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,27 @@ import torch
 def _one_thread() -> None:
     """The networks here are so small that threads only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_reports() -> Iterator[None]:
+    """Leave out the reports of finished runs, which take longer than most runs here; those who test them ask for `reports`."""
+    import angularkd.commands.distill
+    import angularkd.commands.train
+
+    with pytest.MonkeyPatch.context() as patch:
+        for command in (angularkd.commands.distill, angularkd.commands.train):
+            patch.setattr(command, "reporting", lambda config, reporter: None)
+        yield
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs leave reports, as they do by default."""
+    from angularkd.commands import distill, report, train
+
+    for command in (distill, train):
+        monkeypatch.setattr(command, "reporting", report.reporting)
 
 
 @pytest.fixture(scope="session")

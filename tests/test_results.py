@@ -6,7 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from angularkd.cli import main
+
 ROOT = Path(__file__).parents[1]
+
+
+def test_the_table_of_the_study_of_digits_is_what_its_command_writes(tmp_path) -> None:
+    main(["study", "--table", str(ROOT / "docs/results/study-digits.jsonl"), "--markdown", str(tmp_path / "table.md")])
+    page = (ROOT / "docs/results.md").read_text()
+    assert page.count("<!-- study-digits -->") == 1
+    table = page.split("<!-- study-digits -->\n")[1].split("<!-- /study-digits -->")[0]
+    assert table == (tmp_path / "table.md").read_text() and table.count("\n") > 9
 
 
 def test_the_table_of_objectives_is_what_its_command_prints() -> None:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from angularkd.commands.explain import explain
     from angularkd.commands.export import export
     from angularkd.commands.plan import plan
+    from angularkd.commands.report import report
+    from angularkd.commands.study import study
     from angularkd.commands.train import train
     from angularkd.distillation import Distiller
     from angularkd.errors import InputError
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from angularkd.losses import AMDLoss
     from angularkd.runs import Run
 
-__version__ = "0.1.0"
+__version__: str
 
 __all__ = [
     "AMDLoss",
@@ -32,6 +34,8 @@ __all__ = [
     "export",
     "load",
     "plan",
+    "report",
+    "study",
     "train",
 ]
 
@@ -41,12 +45,19 @@ _HOMES = {
     "InputError": "angularkd.errors",
     "load": "angularkd.inference",
     "Run": "angularkd.runs",
-    **{name: f"angularkd.commands.{name}" for name in ("distill", "evaluate", "explain", "export", "plan", "train")},
+    **{
+        name: f"angularkd.commands.{name}"
+        for name in ("distill", "evaluate", "explain", "export", "plan", "report", "study", "train")
+    },
 }
 """Where each public name is defined."""
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("angularkd")
     if name in _HOMES:
         import importlib
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-LONGEST_SHOWN = 80
+LONGEST_REPR = 80
 """Characters of a value in a message."""
 
 
@@ -34,10 +34,10 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """Return a value as a message shows it: as Python writes it, without its middle where that is long."""
     try:
         text = repr(value)
     except ValueError:  # a whole number of more digits than Python writes
         text = f"a number of {type(value).__name__} with thousands of digits"
-    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]}...{text[-LONGEST_SHOWN // 4 :]}"
+    return text if len(text) <= LONGEST_REPR else f"{text[: LONGEST_REPR // 2]}...{text[-LONGEST_REPR // 4 :]}"

@@ -14,6 +14,7 @@ import pytest
 
 from angularkd import cli
 from angularkd.cli import running
+from angularkd.system.stopping import Stopped
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "angularkd"]
@@ -74,7 +75,25 @@ def test_what_the_machine_refuses_is_one_line(capsys, monkeypatch, error, line) 
 def test_an_interruption_is_one_line(capsys, monkeypatch) -> None:
     assert end(capsys, monkeypatch, KeyboardInterrupt()) == (130, "angularkd: interrupted\n")
     code, err = end(capsys, monkeypatch, KeyboardInterrupt(), "train")
-    assert code == 130 and err == "angularkd: interrupted; if an epoch was done, it goes on with --resume\n"
+    assert code == 130 and err == "angularkd: interrupted; if a checkpoint was written, it goes on with --resume\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "saved", "code", "line"),
+    [
+        (signal.SIGTERM, True, 143, "stopped by SIGTERM; all is saved: it goes on where it was with --resume"),
+        (signal.SIGINT, True, 130, "interrupted; all is saved: it goes on where it was with --resume"),
+        (signal.SIGHUP, False, 129, "stopped by SIGHUP; if a checkpoint was written, it goes on with --resume"),
+    ],
+)
+def test_who_is_stopped_says_how_to_go_on(capsys, monkeypatch, number, saved, code, line) -> None:
+    assert end(capsys, monkeypatch, Stopped(number, saved), "distill") == (code, f"angularkd: {line}\n")
+    assert end(capsys, monkeypatch, Stopped(number)) == (code, f"angularkd: {line.partition(';')[0]}\n")
+
+
+def test_a_full_disk_is_one_line_whoever_meets_it(capsys, monkeypatch) -> None:
+    error = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert end(capsys, monkeypatch, error) == (74, "angularkd: No space left on device\n")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list", "losses"], ["train", "--help"]])

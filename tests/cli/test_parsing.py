@@ -1,4 +1,4 @@
-"""Flags: what is wrong with them is one short line that names each once, and their help says default and range."""
+"""Flags: what is wrong with them is one short line that names each once."""
 
 from __future__ import annotations
 
@@ -32,12 +32,18 @@ def complaint(capsys, *arguments: str) -> str:
         (["predict", "runs/a"], "the option IMAGES is required. See: angularkd predict --help"),
         ([*TRAIN, "--epochs"], "--epochs needs a value. See: angularkd train --help"),
         ([*TRAIN, "--epochs", "one"], "--epochs is a whole number, not 'one'. See: angularkd train --help"),
-        ([*TRAIN, "--lr", "x"], "--lr is {None}|FLOAT, not ['x']. See: angularkd train --help"),
+        ([*TRAIN, "--lr", "x"], "--lr is a number, not 'x'. See: angularkd train --help"),
         ([*TRAIN, "--mixup", "x"], "--mixup is a number, not 'x'. See: angularkd train --help"),
         ([*TRAIN, "--epochs", "-1"], "--epochs: input should be greater than 0, got -1. See: angularkd train --help"),
         (
             [*TRAIN, "--schedule", "cosin"],
-            "--schedule is one of 'cosine', 'onecycle', 'step', 'constant', not 'cosin'. See: angularkd train --help",
+            "--schedule is one of cosine, onecycle, step, constant, not 'cosin'. See: angularkd train --help",
+        ),
+        ([*TRAIN, "--optimizer", "x"], "--optimizer is one of sgd, adamw, not 'x'. See: angularkd train --help"),
+        ([*TRAIN, "--milestones", "x"], "--milestones is one number or more, not 'x'. See: angularkd train --help"),
+        (
+            [*TRAIN, "--image-size", "1", "x"],
+            "--image-size is one whole number or two, not '1', 'x'. See: angularkd train --help",
         ),
         ([*TRAIN, "extra"], "there is no place for extra. See: angularkd train --help"),
         ([*TRAIN, "--config", "a", "--config=b"], "--config is given twice: options are read from one file"),
@@ -76,24 +82,6 @@ def test_what_is_too_long_or_too_large_is_refused_before_anything_is_done(
     err = capsys.readouterr().err
     assert stop.value.code == 2 and message in err and err.count("\n") == 1 and len(err) < 1200
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("command", ["train", "distill", "plan", "evaluate", "explain", "demo", "cache"])
-def test_the_help_says_a_default_once(capsys, command) -> None:
-    with pytest.raises(SystemExit) as stop:
-        cli.main([command, "--help"])
-    assert not stop.value.code
-    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "default: None" not in out
-
-
-def test_the_help_says_ranges_which_are_those_of_the_configuration(capsys) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["train", "--help"])
-    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "Passes over the training images. (default: 100; above 0, at most 100,000)" in out
-    assert "(default: 0.9; at least 0, below 1)" in out
-    assert "DATA Images: a folder" in out and "usage: angularkd train [-h] [OPTIONS] DATA" in out
 
 
 @pytest.mark.parametrize("arguments", [["list", "--help"], ["list", "-h"], ["list", "models", "--help"]])

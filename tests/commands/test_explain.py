@@ -16,6 +16,8 @@ from torch.nn import functional as F
 import angularkd
 from angularkd import AMDLoss, InputError
 from angularkd.cli import main
+from angularkd.commands.explain import caption_of
+from angularkd.config import ExplainConfig
 from angularkd.explanation import PARTINGS, explain_image
 from angularkd.explanation.maps import PARTS
 from angularkd.models import cifar, save_weights
@@ -39,10 +41,16 @@ def options(files, **more) -> dict:
 
 
 def test_the_figure_shows_every_map(files, tmp_path) -> None:
-    found = angularkd.explain(**options(files, out=str(tmp_path / "a.png"), margins=(1.0, 1.5)))
+    angularkd.explain(**options(files, out=str(tmp_path / "plain.png")))
+    found = angularkd.explain(**options(files, out=str(tmp_path / "a.png"), margins=(1.0, 1.5), parts=True))
     assert [pair.teacher.path for pair in found.pairs] == ["layer1", "layer2", "layer3"]
-    drawn = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
-    assert drawn.shape[0] > 600 and drawn.shape[1] > 900
+    plain, drawn = (np.asarray(Image.open(tmp_path / name).convert("RGB")) for name in ("plain.png", "a.png"))
+    assert plain.shape[0] > 600 and plain.shape[1] > 800
+    assert drawn.shape[0] > 3 * plain.shape[0] and drawn.shape[1] == plain.shape[1]
+    assert found.alike == pytest.approx(
+        [F.cosine_similarity(t.attention.flatten(), s.attention.flatten(), dim=0).item() for t, s in found.stages],
+        abs=1e-4,
+    )
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 500
     for teacher, student in found.stages:
         for maps in (teacher, student):
@@ -65,9 +73,15 @@ def test_the_command_prints_the_numbers_and_writes_them(files, tmp_path, capsys)
     out, numbers = tmp_path / "new" / "a.png", tmp_path / "a.json"
     main(["explain", *flags, "--attention", "max", "--out", str(out), "--json-file", str(numbers)])
     printed = capsys.readouterr().out
-    assert "cos angular, positive" in printed and str(out) in printed and out.exists()
+    assert "alike" in printed and "cos angular" not in printed and str(out) in printed and out.exists()
+    assert set(json.loads(numbers.read_text())["cosines"]) == {"1.35"}
+    more = ["--parts", "--margins", "1", "1.35", "2"]
+    main(["explain", *flags, "--attention", "max", "--out", str(out), "--json-file", str(numbers), *more])
+    assert "cos angular, positive" in capsys.readouterr().out
     written = json.loads(numbers.read_text())
-    assert written["attention"] == "max" and set(written["cosines"]) == {"1", "1.35", "2"}
+    assert (
+        written["attention"] == "max" and len(written["alike"]) == 3 and set(written["cosines"]) == {"1", "1.35", "2"}
+    )
     assert all(
         len(rows) == 4 and all(-1.001 <= c <= 1.001 for row in rows for c in row)
         for rows in written["cosines"].values()
@@ -111,6 +125,17 @@ def slow_parts(student: Tensor, teacher: Tensor, margin: float) -> dict[str, Ten
         name: (s / s.norm() - of_teacher[name] / of_teacher[name].norm()).square().mean() / 3
         for name, s in of_student.items()
     }
+
+
+def test_the_caption_says_what_is_seen_to_somebody_who_does_not_know_amd(files) -> None:
+    config = ExplainConfig.from_options(**options(files))
+    found = angularkd.explain(**options(files, out=str(files / "caption.png")))
+    text = caption_of(config, found)
+    least = min(found.alike)
+    assert (
+        f"differ most at stage {found.alike.index(least) + 1} (alike: {least:.2f}" in text
+        and "bright positions" in text
+    )
 
 
 def test_a_student_that_is_its_teacher_has_no_direction_to_go() -> None:

@@ -128,3 +128,49 @@ def test_a_module_of_other_classes_is_refused(teacher: Net, tmp_path: Path) -> N
 def test_one_module_is_no_pair(teacher: Net) -> None:
     with pytest.raises(InputError, match="one module, which cannot learn from itself"):
         angularkd.plan(**DIGITS, teacher=teacher, student=teacher)
+
+
+@pytest.mark.parametrize("command", ["plan", "distill", "fit", "train", "evaluate"])
+def test_a_module_is_counted_and_traced_by_one_dry_forward(teacher: Net, tmp_path: Path, command: str) -> None:
+    found: list[tuple[int, int]] = []
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(module, Net):
+            found.append((module.head.in_features, len(inputs[0])))
+
+    module, student = copy.deepcopy(teacher), net(1)
+    both = {"teacher": module, "student": student, "loss": {"ce": 1.0, "amd": 1.0}, "insist": True}
+    calls = {
+        "plan": lambda: angularkd.plan(**DIGITS, **both),
+        "distill": lambda: angularkd.distill(**DIGITS, **both, epochs=1, out=tmp_path / "run"),
+        "fit": lambda: angularkd.distill(**DIGITS, **both, epochs=1, teacher_train=1, out=tmp_path / "run"),
+        "train": lambda: angularkd.train(**DIGITS, model=student, epochs=1, out=tmp_path / "run"),
+        "evaluate": lambda: angularkd.evaluate(**EVALUATED, model=student, teacher=module),
+    }
+    handle = nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        calls[command]()
+    finally:
+        handle.remove()
+    # No batch has two images: those of a dry forward.
+    assert found.count((12, 2)) == 1 and found.count((32, 2)) == (command != "train")
+
+
+class WithExtraState(Net):
+    """Its state holds more than tensors, as those of quantised modules do."""
+
+    def get_extra_state(self) -> dict[str, object]:
+        return {"version": 3, "names": ["a", "b"]}
+
+
+def test_a_module_whose_state_holds_more_than_tensors_teaches_and_is_measured_but_does_not_learn(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    module = WithExtraState()
+    assert 0 <= next(iter(angularkd.evaluate(**EVALUATED, model=module)["metrics"].values()))["accuracy"] <= 1
+    both = {"student": net(1), "loss": {"ce": 1.0, "kd": 0.1}, "insist": True, "epochs": 1, "augment": ("flip",)}
+    run = angularkd.distill(**DIGITS, teacher=module, **both, cache=tmp_path / "cache", out=tmp_path / "run")
+    assert run.results["epochs"] == 1
+    with pytest.raises(InputError, match=r"keeps more than plain tensors .*_extra_state.* can only be a teacher"):
+        angularkd.train(**DIGITS, model=module, epochs=1, out=tmp_path / "other")

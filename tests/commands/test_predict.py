@@ -33,6 +33,22 @@ def test_it_prints_and_writes_what_load_predicts(capsys, digits_teacher, photogr
     assert f"{expected[0].probability:.2%}" in out and "b.jpg" in out
 
 
+def test_probabilities_are_calibrated_unless_that_is_turned_off_and_it_says_so(
+    capsys, digits_teacher, photographs
+) -> None:
+    said = {}
+    for flags in ((), ("--no-calibrated",)):
+        main(["predict", str(digits_teacher), str(photographs / "a.png"), "--device", "cpu", *flags])
+        said[flags] = " ".join(capsys.readouterr().out.split())
+    calibrated, plain = (angularkd.load(digits_teacher, device="cpu", calibrated=which) for which in (True, False))
+    assert (
+        f"logits are divided by {calibrated.temperature:.4g}" in said[()]
+        and "calibrated" not in said["--no-calibrated",]
+    )
+    for text, classifier in zip(said.values(), (calibrated, plain), strict=True):
+        assert f"{classifier.predict(photographs / 'a.png').probability:.2%}" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -34,9 +34,9 @@ def meter() -> TrainingMeter:
     return found
 
 
-def printed(terminal: bool) -> str:
+def printed(terminal: bool, width: int = 160) -> str:
     file = StringIO()
-    reporter = ConsoleReporter(Console(file=file, force_terminal=terminal, width=160))
+    reporter = ConsoleReporter(Console(file=file, force_terminal=terminal, width=width))
     reporter.begin(epochs=3, steps_an_epoch=2, first_epoch=0)
     try:
         reporter.step(0, 1, meter())
@@ -50,6 +50,12 @@ def test_a_terminal_shows_speed_terms_and_time_left() -> None:
     text = printed(terminal=True)
     for part in ("epoch 1/3", "images/s", "ce 0.500", "amd 2.000", "loss 2.500", "accuracy 100.0%", "left"):
         assert part in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_bar_of_a_narrow_terminal_cuts_nothing(width) -> None:
+    text = printed(terminal=True, width=width)
+    assert "…" not in text and "epoch 1/3" in text and ("accuracy 100.0%" in text or width < 80)
 
 
 def test_elsewhere_there_is_a_plain_line_an_epoch() -> None:
@@ -66,13 +72,13 @@ def test_messages_name_flags_and_results_their_folder() -> None:
     file = StringIO()
     reporter = ConsoleReporter(Console(file=file, width=160))
     reporter.log("note: images are decoded, as `loader=workers` asks")
-    results = {"metrics": {"last epoch": {"accuracy": 0.5}}, "images": 7}
+    results = {"metrics": {"last epoch": {"accuracy": 0.5}}, "images": 7, "parameters": 3}
     reporter.results(Path("runs/a"), "digits", results)
     lines = file.getvalue().splitlines()
     assert lines[0] == "note: images are decoded, as --loader workers asks"
     words = " ".join(file.getvalue().split())
-    assert "test split of digits, 7 images" in words and "│ last epoch │ 50.00% │" in words
-    assert lines[-1] == "run folder: runs/a"
+    assert "test split of digits, 7 images" in words and "│ accuracy │ 50.00% │" in words
+    assert "run folder: runs/a" in lines
 
 
 def test_ending_before_the_beginning_does_nothing() -> None:

@@ -186,7 +186,8 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(teacher, tmp_path,
 
     monkeypatch.setattr(CrossEntropy, "forward", broken)
     with pytest.raises(
-        InputError, match=r"not finite any more in epoch \d.*terms: ce.*the checkpoint of epoch 1 is saved"
+        InputError,
+        match=r"not finite in epoch 2, at step \d+: the loss ce is not finite.*the last checkpoint stays as it was",
     ):
         angularkd.distill(**options(teacher, tmp_path / "nan", epochs=9))
     checkpoint = torch.load(tmp_path / "nan/checkpoints/last.ckpt", weights_only=True)
@@ -196,7 +197,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(teacher, tmp_path,
 
 
 def test_a_last_step_that_ruins_the_weights_is_not_saved(tmp_path) -> None:
-    with pytest.raises(InputError, match=r"not finite any more in epoch 1.*no epoch was finished"):
+    with pytest.raises(InputError, match="not finite on the validation images after epoch 1"):
         angularkd.train(
             **{**SMALL, "batch_size": 2000}, model="cifar/resnet8", epochs=3, lr=1e9, out=str(tmp_path / "ruin")
         )
@@ -332,7 +333,7 @@ def test_a_model_of_ones_own_must_give_logits(tmp_path) -> None:
         "import torch\ndef build():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 7))\n"
     )
     base = {**SMALL, "model": f"{file}:build", "out": str(tmp_path / "run")}
-    with pytest.raises(InputError, match=r"gives \[2, 7\] for a batch of 2 images, not logits \[2, 10\]"):
+    with pytest.raises(InputError, match="tells apart 7 classes, the data has 10"):
         angularkd.train(**base)
     with pytest.raises(InputError, match="cannot take images of 9x9"):
         angularkd.train(**{**base, "image_size": 9})

@@ -131,3 +131,11 @@ def test_evaluation_searches_what_it_needs(photographs, tmp_path):
 def test_an_option_with_two_values():
     with pytest.raises(InputError, match="on_bad_image"):
         angularkd.train(data="digits", model="cifar/resnet8", on_bad_image="ignore")
+
+
+def test_a_class_of_which_no_training_image_is_left_is_named(photographs):
+    spoil(photographs, *(f"train/dog/{number:02}.png" for number in range(40)))
+    data = open_data(str(photographs))
+    bad = {name: find_bad_images(data.splits[name]) for name in ("train", "test")}
+    assert "train: no image is left of dog, which cannot be learned" in without_bad_images(data, bad).notes
+    assert not any("cannot be learned" in note for note in without_bad_images(data, {"train": {}}).notes)

@@ -226,7 +226,7 @@ def test_eight_bits_in_sixteen_are_refused_and_twelve_noted(tmp_path, suffix):
         open_data(write(tmp_path / "eight", grey(255), suffix))
     notes = open_data(write(tmp_path / "twelve", grey(4095), suffix)).notes
     assert any(
-        note.startswith("train, val, test: 16-bit images reach 4095 of 65535 (of 14 looked at)")
+        note.startswith("train, val, test: 16-bit images reach 4095 of 65535 in the 14 that were read")
         and "16 of 256 levels are left: where they hold fewer bits, multiply them first" in note
         for note in notes
     )

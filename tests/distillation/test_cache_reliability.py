@@ -137,11 +137,60 @@ def test_a_difference_that_is_no_number_is_one(tmp_path) -> None:
     Distiller(cached, student, {"kd": 1.0}, example=torch.zeros(1, 3, 16, 16))
     batch = Batch(torch.rand(10, 3, 16, 16), torch.zeros(10, dtype=torch.long), ALL, 0)
     cached(batch.images, ALL, 0)
-    assert verify(cached, [batch])["logits"] < 2e-3
-    with torch.no_grad():
-        teacher.linear.bias.fill_(float("nan"))
-    with pytest.raises(InputError, match="does not hold what the teacher says: logits is off by nan"):
-        verify(cached, [batch])
+    assert verify(cached, [batch]).off_by["logits"] < 2e-3
+    for bias, off_by in ((float("nan"), "nan"), (3.0, r"\d\.\de[-+]0\d")):
+        with torch.no_grad():
+            teacher.linear.bias.fill_(bias)
+        with pytest.raises(InputError, match=f"does not hold what the teacher says: logits is off by {off_by} of"):
+            verify(cached, [batch])
+
+
+@pytest.mark.parametrize("ending", ["f16", "done", "sum"])
+def test_one_changed_value_of_any_row_is_found_wherever_it_is_read(tmp_path, ending) -> None:
+    file = next(full(tmp_path).folder.glob(f"layer1*.{ending}"))
+    contents = bytearray(file.read_bytes())
+    place = len(contents) * 13 // 20  # of row 13, which is sample 3 in view 1
+    contents[place] ^= 2
+    file.write_bytes(contents)
+    cache = TeacherCache(tmp_path, ABOUT, FIELDS)
+    message = r"is damaged \(layer1 .*: values are not those that were written\): remove the folder"
+    assert cache.read(0, ALL, HERE) and cache.read(1, ALL[4:], HERE)
+    for read in (cache.check, lambda: cache.read(1, ALL, HERE)):
+        with pytest.raises(InputError, match=message):
+            read()
+
+
+def test_rows_that_are_there_stay_as_they_are(tmp_path) -> None:
+    cache = full(tmp_path)
+    marks = np.memmap(next(cache.folder.glob("logits*.done")), np.uint8, "r+")
+    marks[4] = 0
+    again = TeacherCache(tmp_path, ABOUT, FIELDS)
+    again.write(0, ALL, values(seed=1))
+    assert again.check() == 20
+    old, new, read = values(), values(seed=1), again.read(0, ALL, HERE)
+    assert torch.equal(read["logits"][4], new["logits"][4].half().float())
+    assert torch.equal(read["logits"][5], old["logits"][5].half().float())
+    assert torch.equal(read[FIELDS[1].name], old[FIELDS[1].name].half().float())
+
+
+def test_verify_says_how_many_rows_it_compared(digits_teacher, tmp_path, capsys) -> None:
+    given = flags(digits_teacher, tmp_path)
+    main(["cache", "fill", *given])
+    for more, compared in ((["1"], 128), (["all"], 2_590)):
+        capsys.readouterr()
+        main(["cache", "verify", *given, "--verify-batches", *more])
+        out = capsys.readouterr().out
+        assert f"2,590 stored rows are as they were written, {compared:,} were compared with the live teacher" in out
+        assert ("--verify-batches all" in out) is (compared < 2_590)
+    file = next((tmp_path / "cache").glob("*/logits*.f16"))
+    numbers = np.memmap(file, np.float16, "r+", shape=(2_590, 10))
+    numbers[2_589, 3] += 1
+    with pytest.raises(SystemExit):
+        main(["cache", "verify", *given, "--verify-batches", "1"])
+    assert "logits: values are not those that were written" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["cache", "verify", *given, "--verify-batches", "0"])
+    assert "--verify-batches" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [-1, 10, 2**31 - 1])
@@ -226,7 +275,8 @@ def test_a_full_cache_on_a_read_only_disk_is_used(digits_teacher, tmp_path, monk
     monkeypatch.setattr(np, "memmap", reading)
     monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
     check_folder(tmp_path / "cache")
-    for action in ("info", "verify", "fill"):
+    main(["cache", "info", str(tmp_path / "cache")])
+    for action in ("verify", "fill"):
         main(["cache", action, *flags(digits_teacher, tmp_path)])
     monkeypatch.undo()
     (tmp_path / "cache").chmod(0o555)

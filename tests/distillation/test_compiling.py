@@ -28,6 +28,7 @@ from helpers import distillation_job
         compiled_checks.compiled_amd_is_the_eager_one,
         compiled_checks.half_precision_is_compiled,
         compiled_checks.what_cannot_be_compiled_is_named,
+        compiled_checks.a_distiller_inside_of_somebody_s_torch_compile_computes_the_same,
     ],
     ids=lambda check: check.__name__,
 )

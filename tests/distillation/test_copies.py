@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from angularkd import Distiller, InputError
+from angularkd.distillation import About, CachedTeacher, LiveTeacher
 from angularkd.models import Preprocessing, cifar
 from helpers import same
 
@@ -63,6 +64,29 @@ def test_a_copy_of_a_distiller_trains_networks_of_its_own(copied, run_before) ->
     assert other.teacher.module is not ours.teacher.module
     assert same(before, ours.state_dict())
     torch.testing.assert_close(ours(IMAGES, LABELS).terms, out.terms)
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_copy_of_a_distiller_with_a_cached_teacher_answers_from_the_same_cache(copied, tmp_path) -> None:
+    torch.manual_seed(0)
+    about = About("teacher", "", "32-true", "data", {}, samples=8, views_count=1)
+    cached = CachedTeacher(LiveTeacher(cifar.create("resnet14", 10)), tmp_path, about)
+    ours = Distiller(cached, cifar.create("resnet8", 10), LOSSES, example=IMAGES).train()
+    expected = ours(IMAGES, LABELS, torch.arange(4), 0).terms
+    other = copied(ours)
+    assert other.teacher.module is not cached.module and not other.teacher.cache.missing(0, torch.arange(4)).any()
+    other.teacher.live = None  # so that it must be the cache that answers
+    torch.testing.assert_close(other(IMAGES, LABELS, torch.arange(4), 0).terms, expected)
+    with pytest.raises(InputError, match="fills the teacher cache"):  # while the first one does
+        other.teacher.cache.write(0, torch.arange(4, 8), values_of(cached, IMAGES))
+    cached.cache.close()
+    other.teacher.cache.write(0, torch.arange(4, 8), values_of(cached, IMAGES))
+    assert cached.cache.missing_rows == 0 and cached.cache.check() == 8
+
+
+def values_of(teacher: CachedTeacher, images: Tensor) -> dict[str, Tensor]:
+    stored = teacher.cache.read(0, torch.arange(4), images.device)
+    return teacher.live_answers(images, stored)
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)

@@ -182,3 +182,41 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it(models, bat
 def test_what_cannot_work_is_named(models, batch, make, message) -> None:
     with pytest.raises(InputError, match=message):
         make(*models, batch)
+
+
+@pytest.mark.parametrize("example", [True, False])
+def test_what_a_loss_cannot_do_with_two_classes_is_warned_of_once(batch, example) -> None:
+    teacher, student = cifar.create("resnet8", 2), cifar.create("resnet8", 2)
+    images, labels = batch[0], batch[1] % 2
+    distiller = Distiller(teacher, student, {"dkd": 1.0}, example=images if example else None).train()
+    with pytest.warns(UserWarning, match="dkd: .*beta has no effect") as warned:
+        distiller(images, labels)
+    assert len(warned) == 1 and warned[0].filename == __file__
+    distiller(images, labels)
+    silent = Distiller(teacher, student, {"dkd": 1.0})
+    silent.warns = False
+    silent(images, labels)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("losses", [{"ce": 1.0, "kd": 1.0}, {"amd": 10.0}, {"kd": 1.0, "pkt": 1.0}])
+@pytest.mark.parametrize("kind", ["int8", "extra state"])
+def test_a_teacher_whose_state_holds_more_than_tensors(batch, losses, kind) -> None:
+    class WithExtraState(type(cifar.create("resnet8", 10))):
+        def get_extra_state(self) -> dict[str, object]:
+            return {"version": 3, "names": ["a", "b"]}
+
+    torch.manual_seed(0)
+    plain = cifar.create("resnet8", 10)
+    teacher = copy.deepcopy(plain)
+    if kind == "int8":
+        teacher = torch.ao.quantization.quantize_dynamic(teacher.eval(), {nn.Linear})
+    else:
+        teacher.__class__ = WithExtraState
+    assert not all(isinstance(value, Tensor) for value in teacher.state_dict().values())
+    student = cifar.create("resnet8", 10)
+    out = Distiller(teacher, student, losses).train()(*batch)
+    out.total.backward()
+    assert student.conv1.weight.grad.isfinite().all() and student.conv1.weight.grad.abs().sum() > 0
+    expected = Distiller(plain, copy.deepcopy(student), losses).train()(*batch)
+    torch.testing.assert_close(out.total, expected.total, rtol=0.05, atol=1e-2)

@@ -172,3 +172,33 @@ def test_what_shows_no_parts_is_named_where_they_are_needed(role) -> None:
     assert Distiller(*both(part), LOSSES).train()(IMAGES, LABELS).total.isfinite()
     exported = torch.export.export(Plain().eval(), (IMAGES,)).module()
     assert f"the {role} is the module of an exported program" in refusal(*both(exported), {"ce": 1.0, "kd": 1.0})
+
+
+class WithoutGradients(nn.Module):
+    """Runs without gradients, in training too."""
+
+    def __init__(self, context: type) -> None:
+        super().__init__()
+        self.net, self.context = networks()[1], context
+
+    def forward(self, images: Tensor) -> Tensor:
+        with self.context():
+            return self.net(images)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_student_whose_forward_runs_without_gradients_is_named(context) -> None:
+    student = WithoutGradients(context)
+    assert "no loss reaches the student's weights" in refusal(networks()[0], student, {"ce": 1.0, "kd": 1.0})
+    assert Distiller(networks()[0], student, {"kd": 1.0}).eval()(IMAGES).total.isfinite()
+    student.requires_grad_(False)
+    assert Distiller(networks()[0], student, {"kd": 1.0}).train()(IMAGES).total.isfinite(), "it is not to be trained"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_traced_student_would_stay_in_one_mode() -> None:
+    teacher, student = networks()
+    traced = torch.jit.trace(student.eval(), IMAGES)
+    assert "stay in the mode in which it was traced" in refusal(teacher, traced, {"kd": 1.0})
+    assert "stay in the mode in which it was traced" in refusal(teacher, nn.Sequential(traced), {"kd": 1.0})
+    assert Distiller(traced, teacher, {"kd": 1.0}).train()(IMAGES).total.isfinite()

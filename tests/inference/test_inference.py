@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from PIL import Image
 import angularkd
 from angularkd import InputError
 from angularkd.data import evaluation_loader, load_resident, open_data
-from angularkd.inference import as_images
+from angularkd.inference import Signature, as_images
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,26 @@ def test_accuracy_is_that_of_the_run(student, digits_teacher) -> None:
     hits = [one.name == dataset.classes[label] for one, label in zip(found, resident.labels.tolist(), strict=True)]
     results = angularkd.evaluate(data="digits", model=str(digits_teacher), image_size=8, device="cpu")
     assert np.mean(hits) == pytest.approx(results["metrics"][str(digits_teacher)]["accuracy"])
+
+
+def test_probabilities_are_divided_by_the_runs_temperature(student, digits_teacher, pixels) -> None:
+    plain = angularkd.load(digits_teacher, device="cpu", calibrated=False)
+    logits = plain.outputs(as_images([pixels], (8, 8)))
+    results = json.loads((digits_teacher / "results.json").read_text())
+    temperature = results["temperature"]["last epoch"]
+    assert student.temperature == temperature != 1 and plain.temperature == 1
+    assert torch.allclose(student.probabilities(pixels), (logits / temperature).softmax(dim=1))
+    assert torch.equal(plain.probabilities(pixels), logits.softmax(dim=1))
+    assert student.predict(pixels).classes == plain.predict(pixels).classes
+
+
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+def test_a_signatures_probabilities_are_the_same_whatever_its_file_gives(output) -> None:
+    logits = torch.tensor([[4.0, 1.0, -30.0]])
+    signature = Signature(classes=("a", "b", "c"), image_size=(8, 8), output=output, temperature=2.5)
+    given = logits if output == "logits" else (logits / 2.5).softmax(dim=1)
+    assert torch.allclose(signature.probabilities(given), (logits / 2.5).softmax(dim=1))
+    assert torch.allclose(signature.probabilities(given, calibrated=False), logits.softmax(dim=1), atol=1e-6)
 
 
 def test_images_are_those_of_evaluation(tmp_path, pixels) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from typing import Any
 
@@ -215,3 +216,27 @@ def test_what_was_stripped_is_a_note_of_the_classifier(tmp_path) -> None:
     torch.save({"net": prefixed(state, "backbone.")}, tmp_path / "a.pth")
     (note,) = open_classifier("cifar/resnet8", 10, weights=str(tmp_path / "a.pth")).notes
     assert note.endswith("a.pth: the weights under 'net' are taken, 'backbone.' is taken out of their names")
+
+
+def test_the_index_of_several_files_is_read_as_one(tmp_path) -> None:
+    module = ready()
+    names = list(module.state_dict())
+    places = {name: f"model-{1 + (number > 2)}.safetensors" for number, name in enumerate(names)}
+    for file in set(places.values()):
+        part = {name: value for name, value in module.state_dict().items() if places[name] == file}
+        save_file(part, tmp_path / file)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    other = ready(seed=1)
+    load_into(other, select_weights(other, str(index), 4).state, "index")
+    assert fingerprint(other) == fingerprint(module)
+    index.write_text(json.dumps({"weight_map": {**places, names[0]: "model-2.safetensors"}}))
+    with pytest.raises(InputError, match=rf"names tensors that its files do not hold, such as {names[0]}: get all"):
+        select_weights(other, str(index), 4)
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(InputError, match=r"there is no weights file .*model-2\.safetensors"):
+        select_weights(other, str(index), 4)
+    for content in ("{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": "../model.safetensors.index.json"}}'):
+        index.write_text(content)
+        with pytest.raises(InputError, match="index"):
+            select_weights(other, str(index), 4)

@@ -139,3 +139,10 @@ def test_the_fingerprint_sees_values_names_and_types() -> None:
         model.bias[0] += 1e-7
     assert fingerprint(model) != first
     assert fingerprint(nn.Sequential(model)) != fingerprint(model) != fingerprint(model.double())
+
+
+def test_variances_below_zero_are_no_weights() -> None:
+    module = cifar.create("resnet8", 10)
+    state = {**module.state_dict(), "bn1.running_var": -module.bn1.running_var}
+    with pytest.raises(InputError, match=r"bn1\.running_var holds variances below 0"):
+        load_into(module, state, "a.pt")

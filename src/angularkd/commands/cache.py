@@ -10,17 +10,14 @@ from typing import Any
 
 from rich.console import Console
 
-from angularkd.commands.tables import print_cache
-from angularkd.config import DistillConfig, with_flags
+from angularkd.commands.tables import print_cache, print_stored_cache
+from angularkd.config import CacheInfoConfig, DistillConfig, VerifyConfig, with_flags
 from angularkd.data import in_order
-from angularkd.distillation import CachedTeacher, check_folder, fill, verify
+from angularkd.distillation import CachedTeacher, StoredCache, check_folder, fill, stored_caches, verify
 from angularkd.errors import InputError
 from angularkd.system.modes import seeded
 from angularkd.training import Job, build_distillation, compile_teacher, duration, open_dataset, teacher_speed
 from angularkd.types import Batch
-
-VERIFIED_BATCHES = 20
-"""Batches that are compared with the live teacher, evenly spread over the views and samples."""
 
 
 def fill_cache(config: DistillConfig, console: Console) -> dict[str, Any]:
@@ -42,10 +39,15 @@ def fill_cache(config: DistillConfig, console: Console) -> dict[str, Any]:
 
 
 def verify_cache(config: DistillConfig, console: Console) -> dict[str, Any]:
-    """Compare what the cache holds with what the live teacher says; arguments are those of `fill_cache`.
+    """Check all that the cache holds by checksums, and compare some of it with what the live teacher says.
+
+    Args:
+        config: the options; of a `VerifyConfig`, `verify_batches` says how much is compared.
+        console: where it is printed what was found.
 
     Returns:
-        The cache's folder, its size in bytes, the share that is filled, and the largest difference by field.
+        The cache's folder, its size in bytes, the share that is filled, how many rows are stored, how many of them were compared
+        with the live teacher, and the largest difference by field.
 
     Raises:
         InputError: for a cache that is empty, or does not hold what the teacher says.
@@ -55,9 +57,16 @@ def verify_cache(config: DistillConfig, console: Console) -> dict[str, Any]:
         return _described(opened, _verify(opened, console), console)
 
 
-def describe_cache(config: DistillConfig, console: Console) -> dict[str, Any]:
-    """Return and print the cache's folder, its size in bytes, and the share that is filled."""
-    return _described(_open(config), {}, console)
+def describe_caches(config: CacheInfoConfig, console: Console) -> list[StoredCache]:
+    """Return and print the caches in a folder: of what, how large, and how full.
+
+    Raises:
+        InputError: where there are none.
+    """
+    caches = stored_caches(Path(config.folder))
+    for cache in caches:
+        print_stored_cache(cache, console)
+    return caches
 
 
 @dataclass(frozen=True)
@@ -105,13 +114,19 @@ def _fill(opened: _Opened, console: Console) -> dict[str, Any]:
 
 def _verify(opened: _Opened, console: Console) -> dict[str, Any]:
     job, views = opened.job, opened.teacher.cache.about.views_count
-    total = views * len(in_order(job.batches))
-    some = itertools.islice(_all_views(job, views), 0, None, max(1, total // VERIFIED_BATCHES))
+    default = VerifyConfig.model_fields["verify_batches"].default
+    wanted = job.config.verify_batches if isinstance(job.config, VerifyConfig) else default
+    step = 1 if wanted == "all" else max(1, views * len(in_order(job.batches)) // wanted)
     with job.fabric.autocast():
-        worst = verify(opened.teacher, some)
-    for name, difference in worst.items():
+        found = verify(opened.teacher, itertools.islice(_all_views(job, views), 0, None, step))
+    rest = "" if found.compared == found.rows else with_flags(" (all of them with `verify_batches=all`)")
+    console.print(
+        f"{found.rows:,} stored rows are as they were written, {found.compared:,} were compared with the live teacher{rest}",
+        highlight=False,
+    )
+    for name, difference in found.off_by.items():
         console.print(f"{name}: off by {difference:.1e} of its largest value at most", highlight=False)
-    return {"off_by": worst}
+    return {"rows": found.rows, "compared": found.compared, "off_by": found.off_by}
 
 
 def _described(opened: _Opened, done: dict[str, Any], console: Console) -> dict[str, Any]:
@@ -129,6 +144,5 @@ def _all_views(job: Job, views: int) -> Iterator[Batch]:
 ACTIONS: dict[str, Callable[[DistillConfig, Console], dict[str, Any]]] = {
     "fill": fill_cache,
     "verify": verify_cache,
-    "info": describe_cache,
 }
-"""What `angularkd cache` can do, by name."""
+"""What `angularkd cache` can do with the teacher, by name; `info` does without."""

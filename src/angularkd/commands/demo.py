@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from angularkd.commands.layout import print_table
 from angularkd.config import DEFAULT_LOSSES, DemoConfig, DistillConfig, TrainConfig
 from angularkd.errors import InputError
 from angularkd.metrics import format_metric
 from angularkd.runs import Run
+from angularkd.studies import Sample
 from angularkd.system.files import check_writable, write_json
 from angularkd.training import duration, run_distillation, run_training
 
@@ -94,18 +94,18 @@ def _summarise(runs: list[Run]) -> dict[str, Any]:
     row: dict[str, Any] = {"parameters": runs[0].results["parameters"]}
     for name in METRICS:
         values = [run.results["metrics"]["last epoch"][name] for run in runs]
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        row[name] = {"mean": statistics.mean(values), "std": spread, "values": values}
+        sample = Sample(tuple(values))
+        row[name] = {"mean": sample.mean, "std": sample.std, "values": values}
     return row
 
 
 def _print(summary: dict[str, Any], folder: Path, console: Console) -> None:
     title = f"digits, test split, mean ± standard deviation over {summary['seeds']} seeds of a student"
-    table = Table("", "parameters", *METRICS, title=title, title_justify="left")
-    for name, row in summary["rows"].items():
-        figures = [_with_spread(metric, row[metric]) for metric in METRICS]
-        table.add_row(name, f"{row['parameters']:,}", *figures)
-    console.print(table)
+    rows = [
+        (name, f"{row['parameters']:,}", *(_with_spread(metric, row[metric]) for metric in METRICS))
+        for name, row in summary["rows"].items()
+    ]
+    print_table(console, ("", "parameters", *METRICS), rows, title=title)
     console.print(f"run folders: {folder}/    took {duration(summary['seconds'])}", soft_wrap=True, highlight=False)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
+from angularkd.commands.layout import print_table
 from angularkd.config import ExplainConfig
 from angularkd.data import decode_image, fit, read_image_file
 from angularkd.errors import InputError
@@ -53,11 +53,11 @@ def run_explanation(config: ExplainConfig, console: Console | None = None) -> Ex
         pixels = fit(pixels, size)
         found = _explained(config, teacher, student, torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255)
     untrained = "" if student.pretrained else " (untrained)"
-    title = f"{Path(config.image).name}: what {config.student}{untrained} should learn of {config.teacher}"
-    draw_explanation(figure, found, pixels, config.teacher, config.student + untrained, title)
+    caption = caption_of(config, found)
+    draw_explanation(figure, found, pixels, config.teacher, config.student + untrained, caption, config.parts)
     if config.json_file is not None:
         write_json(Path(config.json_file), _numbers(config, found))
-    _print(found, console)
+    _print(found, config.parts, console)
     console.print(f"figure: {figure}", soft_wrap=True, highlight=False)
     return found
 
@@ -134,6 +134,7 @@ def _numbers(config: ExplainConfig, found: Explanation) -> dict[str, Any]:
         "student": config.student,
         "attention": config.attention,
         "pairs": [{"teacher": pair.teacher.name, "student": pair.student.name} for pair in found.pairs],
+        "alike": list(found.alike),
         "distance": {f"{margin:g}": list(values) for margin, values in found.distance.items()},
         "cosines_between": [list(names) for names in PARTINGS],
         "cosines": {
@@ -143,13 +144,48 @@ def _numbers(config: ExplainConfig, found: Explanation) -> dict[str, Any]:
     }
 
 
-def _print(found: Explanation, console: Console) -> None:
-    """Print AMD's value, and the cosines between the gradients of its parts: 1 where they pull the same way."""
-    columns = [f"cos {a}, {b}" for a, b in PARTINGS]
-    table = Table("margin", "student stage", "AMD", *columns, title="how AMD's parts pull", title_justify="left")
-    for margin, rows in found.cosines.items():
-        names = [pair.student.name for pair in found.pairs] + ["all, by parameters"]
-        distances = [*found.distance[margin], sum(found.distance[margin])]
-        for name, distance, row in zip(names, distances, rows, strict=True):
-            table.add_row(f"{margin:g}", name, f"{distance:.3g}", *(f"{cosine:.4f}" for cosine in row))
-    console.print(table)
+def caption_of(config: ExplainConfig, found: Explanation) -> str:
+    """Return what a reader who does not know AMD needs to read the figure."""
+    least = min(range(len(found.alike)), key=lambda number: found.alike[number])
+    last = (
+        f" They differ most at stage {least + 1} (alike: {found.alike[least]:.2f}; 1 is the same map, 0 no position in common)."
+        if len(found.alike) > 1
+        else " (alike: 1 is the same map, 0 no position in common)"
+    )
+    return (
+        f"Where the networks look in {Path(config.image).name}, from the first compared stage (left) to the last (right): bright positions "
+        f"are where a stage's features are strong (attention: {config.attention}). Distillation with AMD draws the "
+        f"student's maps to the teacher's; the bottom row is what it has yet to learn.{last}"
+    )
+
+
+def _print(found: Explanation, parts: bool, console: Console) -> None:
+    """Print how alike the maps are and AMD's value, and, of the parts, the cosines between their gradients."""
+    margins = list(found.distance)
+    rows = [
+        (
+            f"{number}",
+            pair.teacher.name,
+            pair.student.name,
+            f"{pair.teacher.height}x{pair.teacher.width}",
+            f"{alike:.3f}",
+            *(f"{found.distance[margin][number - 1]:.2g}" for margin in margins),
+        )
+        for number, (pair, alike) in enumerate(zip(found.pairs, found.alike, strict=True), start=1)
+    ]
+    names = [f"AMD, m = {margin:g}" for margin in margins] if len(margins) > 1 else ["AMD"]
+    columns = ("stage", "teacher's", "student's", "size", "alike", *names)
+    print_table(console, columns, rows, title="attention of teacher and student", words=("teacher's", "student's"))
+    console.print(
+        "alike: the cosine of both attention maps, 1 where they are the same; AMD: the loss, 0 where they are",
+        highlight=False,
+    )
+    if not parts:
+        return
+    columns = ("margin", "student stage", *(f"cos {a}, {b}" for a, b in PARTINGS))
+    pulls = []
+    for margin, of_margin in found.cosines.items():
+        stages = [pair.student.name for pair in found.pairs] + ["all, by parameters"]
+        for name, row in zip(stages, of_margin, strict=True):
+            pulls.append((f"{margin:g}", name, *(f"{cosine:.4f}" for cosine in row)))
+    print_table(console, columns, pulls, title="how the gradients of AMD's parts pull", words=("student stage",))

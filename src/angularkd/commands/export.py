@@ -65,6 +65,7 @@ def run_export(config: ExportConfig, console: Console | None = None) -> dict[str
         dtype="uint8" if config.include_preprocessing else "float32",
         layout=config.layout or ("nhwc" if config.include_preprocessing else "nchw"),
         output="probabilities" if config.include_preprocessing else "logits",
+        temperature=student.temperature or 1.0,
     )
     report = prove(
         Export(

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 
 from rich.console import Console
-from rich.table import Column, Table
 
+from angularkd.commands.layout import print_table
 from angularkd.data import SOURCES
 from angularkd.errors import InputError
 from angularkd.features import ATTENTIONS
 from angularkd.losses import LOSSES, SCHEDULE, overview, paper_link, paper_name
-from angularkd.metrics import METRICS
+from angularkd.metrics import COSTS, METRICS, row_of
 from angularkd.models import model_names
 
 
@@ -32,11 +32,12 @@ def _models(pattern: str, console: Console) -> None:
 
 def _losses(pattern: str, console: Console) -> None:
     names = _some([name for name in LOSSES if fnmatch(name, pattern)], pattern, "losses")
-    compares, usual_weight = Column("compares", max_width=12), Column("usual weight", max_width=11)
-    table = Table("loss", Column("what it is", min_width=22), compares, usual_weight, "paper")
-    for loss in overview({name: LOSSES[name] for name in names}):
-        table.add_row(loss.name, loss.summary, loss.compares, loss.usual_weight, paper_name(loss.paper))
-    console.print(table)
+    rows = [
+        (loss.name, loss.summary, loss.compares, loss.usual_weight, paper_name(loss.paper))
+        for loss in overview({name: LOSSES[name] for name in names})
+    ]
+    words = ("what it is", "compares", "usual weight")
+    print_table(console, ("loss", *words, "paper"), rows, words=words)
     if pattern == "*":
         console.print("angularkd list losses NAME shows its options and where to read of it", highlight=False)
     else:
@@ -51,25 +52,20 @@ def _losses(pattern: str, console: Console) -> None:
         highlight=False,
     )
     if any("attention" in LOSSES[name].options() for name in names):
-        mechanisms = Table("attention", "what it is", "takes a power")
-        for name, row in ATTENTIONS.items():
-            mechanisms.add_row(name, row.summary, "yes" if row.takes_power else "")
-        console.print(mechanisms)
+        mechanisms = [(name, row.summary, "yes" if row.takes_power else "") for name, row in ATTENTIONS.items()]
+        print_table(console, ("attention", "what it is", "takes a power"), mechanisms, words=("what it is",))
 
 
 def _datasets(pattern: str, console: Console) -> None:
-    table = Table("DATA", "what it is")
     summaries = {row.written: row.summary for row in SOURCES.values()}
-    for name in _some([name for name in summaries if fnmatch(name, pattern)], pattern, "datasets"):
-        table.add_row(name, summaries[name])
-    console.print(table)
+    names = _some([name for name in summaries if fnmatch(name, pattern)], pattern, "datasets")
+    print_table(console, ("DATA", "what it is"), [(name, summaries[name]) for name in names], words=("what it is",))
 
 
 def _metrics(pattern: str, console: Console) -> None:
-    table = Table("metric", "what it is", "unit", "better")
-    for name in _some([name for name in METRICS if fnmatch(name, pattern)], pattern, "metrics"):
-        table.add_row(name, METRICS[name].summary, METRICS[name].unit, METRICS[name].better)
-    console.print(table)
+    names = _some([name for name in (*METRICS, *COSTS) if fnmatch(name, pattern)], pattern, "metrics")
+    rows = [(name, row.summary, row.unit, row.better or "") for name, row in ((name, row_of(name)) for name in names)]
+    print_table(console, ("metric", "what it is", "unit", "better"), rows, words=("what it is",))
 
 
 LISTS: dict[str, Callable[[str, Console], None]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Column, Table
 
+from angularkd.commands.layout import print_table
 from angularkd.config import PredictConfig
 from angularkd.inference import Prediction, image_files, load
 from angularkd.system.files import check_file_writable, write_json
@@ -24,14 +24,19 @@ def run_prediction(config: PredictConfig, console: Console) -> dict[str, Predict
     if config.json_file is not None:
         check_file_writable(Path(config.json_file), "json_file")
     files = image_files(config.images)
-    classifier = load(config.run, device=config.device, trust=config.trusted)
+    classifier = load(config.run, device=config.device, trust=config.trusted, calibrated=config.calibrated)
     predictions = dict(zip(files, classifier.predict(files, config.batch_size), strict=True))
-    table = Table("image", "class", Column("probability", justify="right", no_wrap=True))
+    rows = []
     for file, prediction in predictions.items():
         names, shares = zip(*prediction.top(config.top).items(), strict=True)
-        table.add_row(file, "\n".join(names), "\n".join(f"{share:.2%}" for share in shares))
-    console.print(table)
+        rows.append((file, "\n".join(names), "\n".join(f"{share:.2%}" for share in shares)))
+    print_table(console, ("image", "class", "probability"), rows, words=("image", "class"))
+    if classifier.temperature != 1:
+        console.print(
+            f"probabilities are calibrated: logits are divided by {classifier.temperature:.4g}, a temperature fitted on validation images",
+            highlight=False,
+        )
     if config.json_file is not None:
-        rows = [{"image": file, "classes": found.top(config.top)} for file, found in predictions.items()]
-        write_json(Path(config.json_file), rows)
+        written = [{"image": file, "classes": found.top(config.top)} for file, found in predictions.items()]
+        write_json(Path(config.json_file), written)
     return predictions

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from angularkd.commands.summary import print_summary
 from angularkd.commands.tables import print_metrics, print_plan
 from angularkd.config import with_flags
 from angularkd.training import Plan, TrainingMeter, duration
 
 REFRESH_SECONDS = 0.5
 """Time between two readings of the loss terms, each of which waits for the device."""
+BAR_REST = 24
+"""Characters of the bar's line beside its description, the bar itself and the figures: percentage, time left, spaces."""
 
 
 class ConsoleReporter:
@@ -52,9 +57,10 @@ class ConsoleReporter:
             self._bar.stop()
 
     def results(self, folder: Path, data: str, results: dict[str, Any]) -> None:
-        """Print the final metrics and where the run is."""
-        print_metrics({"split": "test", "data": data, **results}, self.console)
-        self.console.print(f"run folder: {folder}", soft_wrap=True)
+        """Print the final metrics, what they come to, and what to do next."""
+        if results["metrics"]:
+            print_metrics({"split": "test", "data": data, "notes": (), **results}, self.console)
+        print_summary(folder, results, self.console)
 
 
 class _EpochBar:
@@ -74,9 +80,10 @@ class _EpochBar:
         self._first_epoch = first_epoch
         self._last_refresh = 0.0
         self._epoch_started: tuple[int, float] = (-1, 0.0)
+        self._bar_width = min(24, console.width // 8)
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=self._bar_width),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(compact=True),
@@ -107,15 +114,16 @@ class _EpochBar:
             return
         self._last_refresh = now
         means = meter.compute()
-        accuracy = means.pop("train_accuracy")
-        terms = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
-        speed = meter.images / max(now - self._epoch_started[1], 1e-9)
-        figures = f"{speed:,.0f} images/s  {terms}  accuracy {accuracy:.1%}"
+        accuracy = means.pop("train_accuracy", 0.0)
+        seconds = now - self._epoch_started[1]
+        speed = [f"{meter.images / seconds:,.0f} images/s"] if seconds else []
+        figures = [*speed, f"accuracy {accuracy:.1%}", *(f"{name} {value:.3f}" for name, value in means.items())]
+        description = f"epoch {epoch + 1}/{self.epochs}"
         self._bar.update(
             self._task,
             completed=epoch * self._steps_an_epoch + step,
-            description=f"epoch {epoch + 1}/{self.epochs}",
-            figures=figures,
+            description=description,
+            figures=_as_many(figures, self.console.width - len(description) - self._bar_width - BAR_REST),
         )
 
     def epoch(self, row: dict[str, Any]) -> None:
@@ -131,3 +139,9 @@ class _EpochBar:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _as_many(figures: Sequence[str], room: int) -> str:
+    """Return the first of some figures, as many as there is room for, so that none is cut."""
+    lengths = itertools.accumulate(len(figure) + 2 for figure in figures)
+    return "  ".join(figure for figure, length in zip(figures, lengths, strict=True) if length <= room)

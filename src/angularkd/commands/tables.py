@@ -6,19 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from angularkd.commands.layout import print_table
 from angularkd.config import with_flags
+from angularkd.distillation import StoredCache
 from angularkd.metrics import format_metric
 from angularkd.training import Plan, duration
 
 
 def print_plan(plan: Plan, console: Console) -> None:
     """Print a plan: models, data, pairs, losses, what it will take, and what was decided."""
-    models = Table("", "model", "parameters", "classes", "preprocessing", title="Plan", title_justify="left")
-    for role, model in (("teacher", plan.teacher), ("student", plan.student)):
-        models.add_row(role, model["spec"], f"{model['parameters']:,}", str(model["classes"]), model["preprocessing"])
-    console.print(models)
+    models = [
+        (role, model["spec"], f"{model['parameters']:,}", str(model["classes"]), model["preprocessing"])
+        for role, model in (("teacher", plan.teacher), ("student", plan.student))
+    ]
+    columns = ("", "model", "parameters", "classes", "preprocessing")
+    print_table(console, columns, models, title="Plan", words=("model", "preprocessing"))
     if plan.teacher_validation:
         figures = ", ".join(f"{name} {format_metric(name, value)}" for name, value in plan.teacher_validation.items())
         which = f"{plan.teacher_images:,} of the" if plan.teacher_images < plan.data["val"] else "the"
@@ -34,21 +37,15 @@ def print_plan(plan: Plan, console: Console) -> None:
         highlight=False,
     )
     if plan.pairs:
-        pairs = Table("teacher stage", "its shape", "student stage", "its shape", "compared at")
+        pairs = []
         for pair in plan.pairs:
             compared = "x".join(map(str, pair["compared_at"])) + (" (pooled)" if pair["resized"] else "")
-            pairs.add_row(
-                _stage(pair, "teacher"),
-                _shape(pair["teacher_shape"]),
-                _stage(pair, "student"),
-                _shape(pair["student_shape"]),
-                compared,
-            )
-        console.print(pairs)
-    losses = Table("loss", "weight", "share of the first gradient")
-    for name, share in plan.gradient_share.items():
-        losses.add_row(name, f"{plan.weights[name]:g}", f"{share:.1%}")
-    console.print(losses)
+            both = [(_stage(pair, role), _shape(pair[f"{role}_shape"])) for role in ("teacher", "student")]
+            pairs.append((*both[0], *both[1], compared))
+        columns = ("teacher stage", "its shape", "student stage", "its shape", "compared at")
+        print_table(console, columns, pairs, words=("teacher stage", "student stage"))
+    losses = [(name, f"{plan.weights[name]:g}", f"{share:.1%}") for name, share in plan.gradient_share.items()]
+    print_table(console, ("loss", "weight", "share of the first gradient"), losses)
     console.print(
         f"expected: {plan.images_per_second:,.0f} images/s in training with the live teacher, "
         f"{duration(plan.seconds_expected)} in all, uncompiled and without validation",
@@ -64,11 +61,30 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 def print_cache(cache: dict[str, Any], fields: Sequence[tuple[str, tuple[int, ...]]], console: Console) -> None:
     """Print what a teacher's cache stores of each image, and how much of it is there."""
-    table = Table("stored of each image", "shape", title="teacher cache", title_justify="left")
-    for name, shape in fields:
-        table.add_row(name, _shape(list(shape)))
-    console.print(table)
+    rows = [(name, _shape(list(shape))) for name, shape in fields]
+    print_table(console, ("stored of each image", "shape"), rows, title="teacher cache")
     console.print(_fill_level(cache), soft_wrap=True, highlight=False)
+
+
+def print_stored_cache(cache: StoredCache, console: Console) -> None:
+    """Print what a cache on disk is of, what it stores of each image, and how much of that is there."""
+    console.print(f"{cache.folder}", soft_wrap=True, highlight=False)
+    if cache.about is not None:
+        about = cache.about
+        size, ops = _shape(about.views.get("image_size", [])), " and ".join(about.views.get("ops", [])) or "nothing"
+        console.print(
+            f"{about.views_count:,} views of {about.samples:,} images of {size}, augmented by {ops} (seed {about.views.get('seed')}); "
+            f"the teacher of fingerprint {about.teacher[:8]}, in {about.precision}",
+            highlight=False,
+        )
+    if cache.problem is not None:
+        console.print(with_flags(f"note: {cache.problem}"), soft_wrap=True, highlight=False)
+    rows = [
+        (field.name, _shape(list(field.shape)), f"{field.size_bytes / 2**20:,.2f}", f"{field.filled:.1%}")
+        for field in cache.fields
+    ]
+    if rows:
+        print_table(console, ("stored of each image", "shape", "MiB when full", "filled"), rows)
 
 
 def _fill_level(cache: dict[str, Any]) -> str:
@@ -76,17 +92,17 @@ def _fill_level(cache: dict[str, Any]) -> str:
 
 
 def print_metrics(results: dict[str, Any], console: Console) -> None:
-    """Print the metrics of one or several models, a row each."""
-    names = list(dict.fromkeys(name for metrics in results["metrics"].values() for name in metrics))
-    table = Table(
-        "",
-        *names,
-        title=f"{results['split']} split of {results['data']}, {results['images']:,} images",
-        title_justify="left",
-    )
-    for model, metrics in results["metrics"].items():
-        table.add_row(model, *(format_metric(name, metrics[name]) if name in metrics else "" for name in names))
-    console.print(table)
+    """Print the notes on what was opened, and the metrics of one or several models, a column each."""
+    for note in results["notes"]:
+        console.print(with_flags(f"note: {note}"), highlight=False, soft_wrap=True)
+    numbers = {
+        model: {name: format_metric(name, value) for name, value in metrics.items() if isinstance(value, int | float)}
+        for model, metrics in results["metrics"].items()
+    }
+    names = dict.fromkeys(name for metrics in numbers.values() for name in metrics)
+    rows = [(name, *(metrics.get(name, "") for metrics in numbers.values())) for name in names]
+    title = f"{results['split']} split of {results['data']}, {results['images']:,} images"
+    print_table(console, ("metric", *numbers), rows, title=title)
 
 
 def _shape(shape: list[int]) -> str:

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
-from angularkd.errors import InputError, nearest, shown
+from angularkd.errors import InputError, nearest, short_repr
 from angularkd.system.plain_yaml import read_yaml_file, write_yaml
 
-PARAMETER = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
+PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 """How messages name a parameter, perhaps with a value: `epochs`, `loader=workers`."""
-POSITIONAL = ("data", "image", "run", "images")
-"""Options that the command line takes by their place: DATA, IMAGE, RUN, IMAGES."""
+POSITIONAL = ("data", "image", "run", "runs", "images", "folder", "file")
+"""Options that the command line takes by their place: DATA, IMAGE, RUN, RUNS, IMAGES, FILE."""
 
 MOST_EPOCHS = 100_000
 MOST_IMAGES = 1_000_000
@@ -64,7 +64,7 @@ class Config(BaseModel):
                 if isinstance(part, bool) and field is not None and field.annotation is not bool:
                     raise ValueError(f"`{name}` is neither true nor false, got {value!r}: give its value")
                 if isinstance(part, str) and "\0" in part:
-                    raise ValueError(f"`{name}` holds a NUL character, got {shown(value)}: leave it out")
+                    raise ValueError(f"`{name}` holds a NUL character, got {short_repr(value)}: leave it out")
                 if isinstance(part, str) and len(part) > LONGEST_TEXT:
                     raise ValueError(
                         f"`{name}` has {len(part):,} characters, at most {LONGEST_TEXT:,} are read: shorten it"
@@ -122,7 +122,7 @@ class Config(BaseModel):
 
     def dump(self) -> str:
         """Return the options as YAML that `load` reads back, without the folder of the run, so that it can be repeated."""
-        options = self.model_dump(mode="json", exclude={"out", "resume", "trust"})
+        options = self.model_dump(mode="json", exclude={"out", "resume", "trust", "report", "tensorboard"})
         if "loss" in options:
             options["loss"] = getattr(self, "losses")  # noqa: B009
         return write_yaml(options)
@@ -139,8 +139,8 @@ def describe(error: ValidationError) -> str:
             message = problem["msg"].removeprefix("Value error, ")
             message = f"{message[0].lower()}{message[1:]}" if message[0] != "`" else message
             said = isinstance(problem.get("ctx", {}).get("error"), InputError)  # what came, too
-            came = "" if said else f", got {shown(problem['input'])}"
-            parts.append(f"`{name}`: {message}{came}" if name else message)
+            came = "" if said else f", got {short_repr(problem['input'])}"
+            parts.append(f"`{name}`: {message}{came}" if name and f"`{name}`" not in message else message)
     return "; ".join(dict.fromkeys(parts))
 
 

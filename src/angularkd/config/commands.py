@@ -65,13 +65,17 @@ class DistillConfig(CacheOptions, PairOptions, TeacherOptions, StudentOptions, R
     student_input_size: int | tuple[int, int] | None = None
     """Height and width that images are resized to for the student, after the augmentation. Default: not at all, unless it
     takes images of one size alone."""
-    loss: UseAppendAction[tuple[str, ...]] = ()
+    loss: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=WEIGHT")] = ()
     """A loss as NAME=WEIGHT,OPTION=VALUE,...; repeat it for several. Default: ce=0.1
     kd=0.9,temperature=4 amd=auto,centered=true,stage_weights=balanced. A weight of auto is found before the first
     step, so that the loss gets its share of the gradient."""
 
+    baseline: bool = False
+    """First train the student without the teacher, by the same recipe and seed, in baseline/ of the run's folder; the end then says
+    whether distillation helped."""
     insist: bool = False
-    """Go on although a loss takes nearly all of the first gradient, which keeps students from learning their classes."""
+    """Go on although a loss takes nearly all of the first gradient, which keeps students from learning their classes, or the teacher is
+    no better than chance."""
 
     @model_validator(mode="after")
     def _one_way_to_the_classes(self) -> Self:
@@ -101,6 +105,21 @@ class DistillConfig(CacheOptions, PairOptions, TeacherOptions, StudentOptions, R
         return parse_losses(self.loss) or dict(DEFAULT_LOSSES)
 
 
+class VerifyConfig(DistillConfig):
+    """Check what a teacher's cache stores."""
+
+    verify_batches: Annotated[int, Field(gt=0, le=MOST_IMAGES)] | Literal["all"] = 20
+    """How many batches of stored answers, evenly spread over the views and images, are compared with the live teacher: a number, or
+    all. Every stored row is checked by its checksum in any case."""
+
+
+class CacheInfoConfig(Config):
+    """Describe the teacher caches in a folder; no teacher and no images are opened."""
+
+    folder: Annotated[Positional[FileName], arg(metavar="FOLDER")]
+    """The folder that --cache of a run names, or one of the caches in it."""
+
+
 class EvaluateConfig(TeacherOptions, ModelOptions, DataOptions):
     """Measure a model, or a student beside its teacher."""
 
@@ -118,7 +137,7 @@ class EvaluateConfig(TeacherOptions, ModelOptions, DataOptions):
 
 
 class ExplainConfig(PairOptions, TeacherWeights, StudentOptions):
-    """Show what AMD compares in one image: attention, positive, negative and angular maps of teacher and student."""
+    """Show where teacher and student look in one image, which is what AMD compares."""
 
     image: Annotated[Positional[FileName], arg(metavar="IMAGE")]
     """The image: a file."""
@@ -127,8 +146,10 @@ class ExplainConfig(PairOptions, TeacherWeights, StudentOptions):
     image_size: int | tuple[int, int] | None = None
     """Height and width in pixels that the image is brought to (one number: a square). Default: what the models were
     trained on, else 32 for cifar/ models and 224 for others."""
-    margins: tuple[float, ...] = (1.0, 1.35, 2.0)
-    """Angular margins to compare; 1 is none, 1.35 AMD's own."""
+    parts: bool = False
+    """Also draw AMD's parts, the negative, positive and angular maps, and print how alike their gradients are."""
+    margins: tuple[float, ...] = (1.35,)
+    """Angular margins to compare, such as 1 1.35 2; 1 is none, 1.35 AMD's own."""
     attention: str = "power"
     """Attention mechanism; angularkd list losses shows all."""
     out: FileName = "explanation.png"
@@ -166,8 +187,20 @@ class PredictConfig(TrustOptions):
     """Also write these classes, with their probabilities, to this file."""
     batch_size: int = Field(32, gt=0, le=MOST_IMAGES)
     """Images at once."""
+    calibrated: bool = True
+    """Divide logits by the temperature that was fitted on the run's validation images, where the file says one: the classes stay, the
+    probabilities mean what they say."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; exported files run on the CPU."""
+
+
+class ReplayConfig(TrustOptions):
+    """Run a step again whose loss or gradient was not finite, with the weights of then, and show where the first such number comes from."""
+
+    run: Annotated[Positional[FileName], arg(metavar="RUN")]
+    """The run's folder, which holds nonfinite.json then."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
 
 
 class ExportConfig(TrustOptions):

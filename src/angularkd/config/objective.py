@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from angularkd.errors import InputError, shown
+from angularkd.errors import InputError, short_repr
 from angularkd.system.plain_yaml import read_yaml
 
 AUTO = "auto"
@@ -87,7 +87,7 @@ def _write_value(what: str, value: Any) -> str:
         return value if isinstance(value, str) else json.dumps(value)
     except (TypeError, ValueError, RecursionError):
         raise InputError(
-            f"{what} must be a number, a word, true, false, null or a list of these, got {shown(value)}"
+            f"{what} must be a number, a word, true, false, null or a list of these, got {short_repr(value)}"
         ) from None
 
 

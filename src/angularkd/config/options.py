@@ -17,6 +17,7 @@ from angularkd.config.base import (
     FileName,
     check_file_name,
 )
+from angularkd.config.intervals import parse_interval
 
 Spec = Annotated[FileName, arg(metavar="SPEC")]
 
@@ -166,6 +167,12 @@ class Recipe(DataOptions):
     """Folder of the run. Default: runs/ and a name made of the models and the seed."""
     resume: bool = False
     """Go on from the last checkpoint in the folder of the run."""
+    checkpoint_every: Annotated[str, arg(metavar="INTERVAL")] = "1epoch"
+    """How often a checkpoint is written, from which a run that was killed goes on: 500steps, 10min, 2epochs. A run that is asked to
+    stop (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2) writes one at its next step in any case."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradient is not finite: stop, saying where that comes from, or leave the step out and count it. Its batch is
+    written down for angularkd replay."""
     epochs: int = Field(100, gt=0, le=MOST_EPOCHS)
     """Passes over the training images."""
     augment: tuple[Literal["flip", "crop", "resized_crop", "trivial_augment", "rand_augment", "erase"], ...] | None = (
@@ -197,6 +204,9 @@ class Recipe(DataOptions):
     """Factor of each drop of the step schedule."""
     clip_norm: float | None = Field(None, gt=0, le=LARGEST)
     """Largest norm of the gradient; larger ones are scaled down to it."""
+    accumulate: int = Field(1, gt=0, le=MOST_IMAGES)
+    """Batches whose gradients are added up to one step, that of a batch so many times as large, but for what batch normalisation, and
+    losses that compare the samples of a batch, make of it."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of the exponential moving average of the student's weights, for example 0.999; the averaged student is what
     is validated and saved."""
@@ -205,6 +215,16 @@ class Recipe(DataOptions):
     minutes or more."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of initialisation, order and augmentation."""
+    report: bool = True
+    """Leave a report of the finished run in its folder: report.html, with its figures beside it."""
+    tensorboard: bool = False
+    """Log the numbers of each epoch for TensorBoard, too, in tensorboard/ in the folder of the run."""
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _interval(cls, text: str) -> str:
+        parse_interval(text)
+        return text
 
     @field_validator("mixup", "cutmix")
     @classmethod

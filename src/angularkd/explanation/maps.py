@@ -47,6 +47,11 @@ class Explanation:
     distance: Mapping[float, tuple[float, ...]]
     cosines: Mapping[float, tuple[tuple[float, ...], ...]]
 
+    @property
+    def alike(self) -> tuple[float, ...]:
+        """Return for each pair the cosine between the attention maps of teacher and student: 1 where they look at the same."""
+        return tuple(float((t.attention * s.attention).sum()) for t, s in self.stages)
+
 
 def explain_image(
     teacher: nn.Module,

@@ -64,8 +64,8 @@ Measured when the file was made (times on one thread; {report["checked_on"]}):
 {_figures(report["figures"])}
 ## Limits
 
-It tells apart these {len(classes)} classes alone, and names one of them for any image. Its probabilities are not calibrated beyond what the
-training gave. It was measured on images like those of its data set: measure it on yours before you rely on it.
+It tells apart these {len(classes)} classes alone, and names one of them for any image. {_calibration(report)}
+It was measured on images like those of its data set: measure it on yours before you rely on it.
 
 ## Licence
 
@@ -83,6 +83,16 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
         return "The run has no results.json.\n"
     lines = [f"| {name} | {value:.4g} |" for name, value in rows.items() if isinstance(value, int | float)]
     return "\n".join(["| test split, last epoch | |", "|---|---|", *lines]) + "\n"
+
+
+def _calibration(report: Mapping[str, Any]) -> str:
+    if (temperature := report["temperature"]) == 1:
+        return "Its probabilities are not calibrated beyond what the training gave."
+    how = "are" if report["output"] == "probabilities" else "become"
+    return (
+        f"Its probabilities {how} calibrated by a temperature of {temperature:.4g},\n"
+        "fitted on validation images, by which logits are divided."
+    )
 
 
 def _figures(figures: Mapping[str, Any]) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from angularkd.system.timing import time_in_turn
 
 Outputs = Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, "batch classes"]]
 """From images in 0..1 to logits or probabilities."""
@@ -85,24 +86,10 @@ def time_all(outputs: Mapping[str, Outputs], size: tuple[int, int]) -> dict[str,
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in outputs}
     for batch in BATCHES:
         images = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0))
-        for run in outputs.values():
-            run(images)
-        times: dict[str, list[float]] = {name: [] for name in outputs}
-        started = time.perf_counter()
-        for repeat in range(REPEATS):
-            if repeat >= LEAST_REPEATS and time.perf_counter() - started > LONGEST_SECONDS:
-                break
-            for name, run in outputs.items():
-                begun = time.perf_counter()
-                run(images)
-                times[name].append(1e3 * (time.perf_counter() - begun))
-        for name, values in times.items():
-            quartiles = statistics.quantiles(values, n=4)
-            found[name][str(batch)] = {
-                "median_ms": statistics.median(values),
-                "spread_ms": (quartiles[2] - quartiles[0]) / 2,
-                "repeats": len(values),
-            }
+        calls = {name: partial(run, images) for name, run in outputs.items()}
+        times = time_in_turn(calls, repeats=REPEATS, least_repeats=LEAST_REPEATS, longest_seconds=LONGEST_SECONDS)
+        for name, row in times.items():
+            found[name][str(batch)] = row
     return found
 
 

@@ -39,7 +39,9 @@ class Deployable(nn.Module):
         if self.signature.dtype == "uint8":
             images = images.float() / 255
         logits: Tensor = predict(self.module, images, self.student.preprocessing)
-        return logits.float().softmax(dim=1) if self.signature.output == "probabilities" else logits
+        if self.signature.output == "logits":
+            return logits
+        return (logits.float() / self.signature.temperature).softmax(dim=1)
 
     def example(self, batch: int = 2) -> Tensor:
         """Return images to trace it with."""

@@ -97,7 +97,9 @@ def _original(network: Deployable) -> Outputs:
     def outputs(images: Tensor) -> Tensor:
         with torch.inference_mode():
             logits = network.student.predict(images)
-            return logits.float().softmax(dim=1) if network.signature.output == "probabilities" else logits
+            if network.signature.output == "logits":
+                return logits
+            return (logits.float() / network.signature.temperature).softmax(dim=1)
 
     return outputs
 

@@ -52,16 +52,23 @@ class ImageClassifier:
         source: the run or the file.
         signature: its classes, and what its network takes and gives.
         outputs: from images in 0..1 at the signature's size to logits, or probabilities, as the signature says.
+        calibrated: whether logits are divided by the signature's temperature first.
     """
 
     source: str
     signature: Signature
     outputs: Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, "batch classes"]]
+    calibrated: bool = True
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Return the names of the classes, in the order of `probabilities`."""
         return self.signature.classes
+
+    @property
+    def temperature(self) -> float:
+        """Return by what logits are divided before they become probabilities; 1 leaves these as the network gave them."""
+        return self.signature.temperature if self.calibrated else 1.0
 
     def probabilities(self, images: Any, batch_size: int = BATCH_SIZE) -> Float[Tensor, "batch classes"]:
         """Return the probability of each class for each image.
@@ -91,4 +98,4 @@ class ImageClassifier:
 
     def _probabilities(self, images: Any) -> Tensor:
         outputs = self.outputs(as_images(images, self.signature.image_size))
-        return self.signature.probabilities(outputs)
+        return self.signature.probabilities(outputs, self.calibrated)

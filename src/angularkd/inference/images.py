@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from angularkd.data import decode_image, fit, image_paths, read_image_file, to_rgb, to_unit
-from angularkd.errors import InputError, shown
+from angularkd.errors import InputError, short_repr
 
 Size = tuple[int, int]
 FORMS = (
@@ -87,7 +87,7 @@ def _one(image: Any, size: Size) -> Float[Tensor, "1 3 height width"]:
         raise InputError(
             f"an image of {image.dtype} and shape {list(image.shape)} is none of the forms taken: give {FORMS}"
         )
-    raise InputError(f"{shown(image)} is no image: give {FORMS}")
+    raise InputError(f"{short_repr(image)} is no image: give {FORMS}")
 
 
 def _scaled(pixels: UInt8[np.ndarray, "_ _ 3"], size: Size) -> Float[Tensor, "1 3 height width"]:

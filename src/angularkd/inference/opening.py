@@ -24,7 +24,12 @@ IN_FOLDERS = (STUDENT_FILE, "model.safetensors", "student.onnx", "student.pt2", 
 
 
 def load(
-    source: str | Path, *, device: str = "auto", trust: Collection[str] = (), module: nn.Module | None = None
+    source: str | Path,
+    *,
+    device: str = "auto",
+    trust: Collection[str] = (),
+    module: nn.Module | None = None,
+    calibrated: bool = True,
 ) -> ImageClassifier:
     """Open a student to classify images with.
 
@@ -33,6 +38,8 @@ def load(
         device: auto, cpu, cuda or mps; exported files run on the CPU.
         trust: Python files whose code may run, where the run's model is FILE.py:CALLABLE.
         module: the network, where the run is of one that was passed in Python.
+        calibrated: whether logits are divided by the temperature that was fitted on the run's validation images, where the file says
+            one; their order stays.
 
     Returns:
         The classifier: `load("runs/student").predict("photo.jpg")` gives names of classes with their probabilities.
@@ -44,11 +51,11 @@ def load(
     if file.suffix in ENGINES:
         if device not in ("auto", "cpu"):
             raise InputError(f"{file} runs on the CPU: leave `device` at auto, or name the run that it was exported of")
-        return open_exported(file)
+        return replace(open_exported(file), calibrated=calibrated)
     target = open_fabric(device, "32-true").device
     student = open_student(file, trust=trust, module=module)
     place(student.module, target)
-    return as_image_classifier(student, str(source), target)
+    return replace(as_image_classifier(student, str(source), target), calibrated=calibrated)
 
 
 def find_file(source: str | Path) -> Path:
@@ -124,4 +131,7 @@ def as_image_classifier(student: Classifier, source: str, device: torch.device) 
         with torch.inference_mode():
             return student.predict(images.to(device)).float().cpu()
 
-    return ImageClassifier(source, Signature(classes=student.classes, image_size=student.image_size), outputs)
+    signature = Signature(
+        classes=student.classes, image_size=student.image_size, temperature=student.temperature or 1.0
+    )
+    return ImageClassifier(source, signature, outputs)

@@ -26,6 +26,7 @@ class Signature(BaseModel):
         dtype: float32 for images in 0..1, uint8 for those in 0..255.
         layout: order of the images' axes.
         output: what is returned, [batch, classes].
+        temperature: by which logits are divided for calibrated probabilities, which those that a file gives are; 1 where none is known.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,6 +36,7 @@ class Signature(BaseModel):
     dtype: Literal["float32", "uint8"] = "float32"
     layout: Literal["nchw", "nhwc"] = "nchw"
     output: Literal["logits", "probabilities"] = "logits"
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Tensor:
         """Return images in 0..1 in the form that the file takes."""
@@ -42,9 +44,17 @@ class Signature(BaseModel):
             images = (images * 255).round().to(torch.uint8)
         return images.permute(0, 2, 3, 1).contiguous() if self.layout == "nhwc" else images.contiguous()
 
-    def probabilities(self, outputs: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
-        """Return the probability of each class for what the file returned."""
-        return outputs.float().softmax(dim=1) if self.output == "logits" else outputs.float()
+    def probabilities(
+        self, outputs: Float[Tensor, "batch classes"], calibrated: bool = True
+    ) -> Float[Tensor, "batch classes"]:
+        """Return the probability of each class for what the file returned, calibrated or as the network gave it."""
+        logits, divided_by = outputs.float(), 1.0
+        if self.output == "probabilities":
+            if calibrated or self.temperature == 1:
+                return logits
+            logits, divided_by = logits.log(), self.temperature
+        wanted = self.temperature if calibrated else 1.0
+        return (logits * (divided_by / wanted)).softmax(dim=1)
 
 
 def parse_signature(text: str | None, file: object) -> tuple[Signature, dict[str, Any]]:

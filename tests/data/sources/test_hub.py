@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import fsspec
 import huggingface_hub
 import numpy as np
 import pytest
@@ -147,6 +148,62 @@ def test_files_that_name_classes_differently(tmp_path, write, names):
     write(tmp_path, train=rows(20), test=other)
     how = "the same classes in another order" if "dog" in names else "other classes"
     assert f"names {how} than " in refusal(f"hf:{tmp_path}")
+
+
+def remote(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
+    """Have the files of a local folder lie at addresses, as those of the hub do."""
+    memory = fsspec.filesystem("memory")
+    addresses = []
+    for file in sorted(folder.rglob("*.parquet")):
+        addresses.append(f"memory://pets/{file.name}")
+        with memory.open(addresses[-1], "wb") as opened:
+            opened.write(file.read_bytes())
+    monkeypatch.setattr(hub, "_files", lambda name, config: addresses)
+    return addresses
+
+
+@pytest.mark.parametrize("names", [["dog", "cat"], ["ant", "bee"]])
+def test_remote_files_that_name_classes_differently(tmp_path, monkeypatch, names):
+    other = rows(6, 20).cast_column("label", datasets.Value("int64"))
+    as_parquet(tmp_path, train=rows(20), test=rows(10))
+    remote(monkeypatch, tmp_path)
+    open_data(f"hf:{tmp_path}")
+    as_parquet(tmp_path / "other", test=other.cast_column("label", datasets.ClassLabel(names=names)))
+    with fsspec.filesystem("memory").open("memory://pets/test-00000-of-00001.parquet", "wb") as opened:
+        opened.write((tmp_path / "other/data/test-00000-of-00001.parquet").read_bytes())
+    (tmp_path / "other/data/test-00000-of-00001.parquet").unlink()
+    assert f"names {'the same classes in another order' if 'dog' in names else 'other classes'} than " in refusal(
+        f"hf:{tmp_path}"
+    )
+
+
+def test_remote_files_that_are_out_of_reach_are_a_note(tmp_path, monkeypatch):
+    as_parquet(tmp_path, train=rows(20), test=rows(10))
+    remote(monkeypatch, tmp_path)
+    fsspec.filesystem("memory").rm("memory://pets/test-00000-of-00001.parquet")
+    notes = open_data(f"hf:{tmp_path}").notes
+    assert f"hf:{tmp_path}: the class names in 1 of 2 files cannot be compared, for they are out of reach" in notes
+    monkeypatch.setattr(hub, "_files", lambda name, config: [])
+    notes = open_data(f"hf:{tmp_path}").notes
+    assert f"hf:{tmp_path}: the class names in its files cannot be compared, for they are out of reach" in notes
+
+
+def test_a_description_that_names_classes_in_another_order_than_the_files(tmp_path):
+    as_parquet(tmp_path, train=rows(20), test=rows(10))
+    card = (
+        "---\ndataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      class_label:\n"
+        "        names:\n          '0': dog\n          '1': cat\n---\n"
+    )
+    (tmp_path / "README.md").write_text(card)
+    assert "its description names the same classes in another order than its files do" in refusal(f"hf:{tmp_path}")
+
+
+def test_the_addresses_of_a_data_set_are_the_library_s(tmp_path):
+    as_parquet(tmp_path, train=rows(20), test=rows(10))
+    assert sorted(Path(file).name for file in hub._files(str(tmp_path), None)) == [
+        "test-00000-of-00001.parquet",
+        "train-00000-of-00001.parquet",
+    ]
 
 
 def test_splits_by_other_names(tmp_path, monkeypatch):

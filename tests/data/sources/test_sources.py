@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import urllib.error
 from collections.abc import Callable
@@ -310,7 +311,7 @@ def make_two_validations(folder: Path) -> None:
         (lambda folder: None, "holds no class folders: expected one folder of images for each of two or more classes"),
         (lambda folder: write_image(folder / "1.png"), "holds no class folders"),
         (lambda folder: write_folder(folder, {"cat": 9}), "holds 1 class folder:"),
-        (make_empty_class, "eel holds no images (.jpg .jpeg .png .webp .gif .bmp .tif .tiff .ppm .pgm): add some"),
+        (make_empty_class, "eel holds files of .txt and no images (.jpg .jpeg .png .webp .gif .bmp .tif .tiff .ppm .pgm): convert"),
         (make_train_without_classes, "train holds no class folders"),
         (make_unknown_class, "test has the class folder 'images', which train/ lacks: add it there, or move test/"),
         (make_flat_test, "test holds no class folders: put its images into one folder a class"),
@@ -585,3 +586,29 @@ def test_impossible_fractions(fraction):
 
 def test_impossible_size():
     assert "`image_size` must be positive, got 0 x 16" in refusal("digits", image_size=(0, 16))
+
+
+def test_names_that_are_no_text_become_text(tmp_path):
+    """Files of other encodings, such as archives from elsewhere hold them."""
+    for name in (b"caf\xe9", b"tea"):
+        folder = os.path.join(os.fsencode(tmp_path / "drinks"), name)
+        try:
+            os.makedirs(folder)
+        except OSError:
+            pytest.skip("this file system has names in UTF-8 alone")
+        for number in range(4):
+            Image.new("RGB", (9, 9), (60 * number, 0, 0)).save(os.fsdecode(os.path.join(folder, b"%d.png" % number)))
+    data = open_data(str(tmp_path / "drinks"))
+    assert data.classes == ("caf\\xe9", "tea") and json.loads(json.dumps(data.classes)) == list(data.classes)
+    "".join(data.classes).encode()
+    assert data.train[0][0].shape == (9, 9, 3)
+
+
+def test_files_that_are_images_elsewhere_are_named(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.heic").write_bytes(b"....ftypheic")
+    with pytest.raises(
+        InputError, match=r"cat holds files of \.heic and no images .*: convert these, add some or remove it"
+    ):
+        open_data(str(tmp_path))
