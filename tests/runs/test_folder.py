@@ -139,8 +139,8 @@ def test_a_process_that_is_killed_gives_the_folder_back(tmp_path) -> None:
 def test_processes_that_outlive_a_killed_one_do_not_hold_its_folder(tmp_path) -> None:
     """As those that decode images do, for some seconds."""
     holder = HOLDER.replace(
-        "    print",
-        "    import os\n    if os.fork() == 0:\n        sys.stdout.close(); sys.stdin.read()\n        os._exit(0)\n    print",
+        '    print("held", flush=True)',  # the forked one says it, once it has begun
+        '    import os\n    if os.fork() == 0:\n        print("held", flush=True); sys.stdin.read()\n        os._exit(0)',
     )
     command = [sys.executable, "-c", holder, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
