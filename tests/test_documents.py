@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 SHORT = {"epochs": "1", "batch_size": "8"}
 """What training commands are given instead, so that they take a second."""
-RUN_AS_THEY_STAND = ("README.md", "index.md", "cache.md")
+RUN_AS_THEY_STAND = ("README.md", "cache.md")
 """Documents whose commands are run, in their order; those of all others are parsed (test_cli.py)."""
 
 
@@ -143,6 +143,14 @@ def _shortened(arguments: list[str]) -> list[str]:
             arguments += [flag, value]
     insist = [] if arguments[0] == "train" else ["--insist"]  # on a teacher of one epoch
     return [*arguments, *insist, "--device", "cpu"]
+
+
+def test_the_architecture_names_every_module() -> None:
+    """But for the networks of the literature, which are a file a family."""
+    words = set(re.findall(r"\w+", (DOCS / "architecture.md").read_text()))
+    modules = [path for path in (ROOT / "src/angularkd").rglob("*.py") if path.parent.name != "cifar"]
+    assert len(modules) > 200
+    assert not [str(path) for path in modules if path.stem != "__init__" and path.stem not in words]
 
 
 def test_its_figures_are_drawn_by_their_script(tmp_path) -> None:

@@ -17,6 +17,13 @@ REQUIRED = {"data": "digits", "teacher": "cifar/resnet20", "student": "cifar/res
 FLAGS = ["digits", "--teacher", "cifar/resnet20", "--student", "cifar/resnet8"]
 
 
+@pytest.mark.parametrize(("option", "value"), [("augment", "flip"), ("trust", "net.py")])
+def test_one_text_is_a_list_of_one(option, value) -> None:
+    assert getattr(DistillConfig.from_options(data="digits", teacher="a", student="b", **{option: value}), option) == (
+        value,
+    )
+
+
 def test_flags_and_keyword_arguments_are_the_same() -> None:
     assert parse(DistillConfig, "distill", FLAGS) == DistillConfig.from_options(**REQUIRED)
     flags = [*FLAGS, "--loss", "ce=1", "--loss", "amd=20,grid=2", "--image-size", "48", "80", "--no-nesterov"]

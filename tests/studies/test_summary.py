@@ -45,6 +45,15 @@ LINES = [
 ]
 
 
+def test_the_accuracy_of_a_teacher_that_was_given_stands_below_the_table() -> None:
+    metrics = {
+        name: {"accuracy": value} for name, value in {"last epoch": 0.5, "selected epoch": 0.5, "teacher": 0.8}.items()
+    }
+    taught = [line("KD", seed, 0.5, results={"metrics": metrics}) for seed in range(2)]
+    assert "the teacher's accuracy on the same test images in %: big -> small 80.00" in table_text(summarise(taught))
+    assert "teacher's accuracy" not in table_text(summarise([*taught, line("teacher", 0, 0.8, kind="teacher")]))
+
+
 def test_rows_hold_means_differences_and_corrected_p_values() -> None:
     rows = {row.objective: row for row in summarise(LINES)}
     assert list(rows) == ["teacher", "scratch", "KD", "AMD"], "the baselines come first"

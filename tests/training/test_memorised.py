@@ -21,20 +21,25 @@ def test_memorised_is_nearly_all_of_training_and_less_of_validation(on_train, on
         assert f"{on_train:.1%} of 500 are right" in note and "`loss=ce=1`" in note
 
 
-@pytest.mark.parametrize(("ece", "images", "says"), [(0.27, 340, True), (0.27, 50, False), (0.1, 340, False)])
-def test_a_calibration_error_that_is_large_on_many_images_is_over_confidence(ece, images, says) -> None:
-    note = overconfident_note(ece, images)
+@pytest.mark.parametrize(
+    ("confidence", "images", "says"),
+    [(0.9, 340, True), (0.9, 50, False), (0.73, 340, False), (0.2, 340, False)],
+    ids=["too certain", "few images", "a little", "too modest"],
+)
+def test_much_more_certain_than_right_on_many_images_is_over_confidence(confidence, images, says) -> None:
+    note = overconfident_note(confidence, 0.63, images)
     assert (note is not None) == says
     if note is not None:
-        assert "27.0%" in note and "340" in note and "`loss=ce=1`" in note
+        assert "63.0%" in note and "90.0%" in note and "340" in note and "`loss=ce=1`" in note
 
 
 def test_a_plan_says_so_of_over_confidence(digits_teacher, monkeypatch) -> None:
-    seen: list[tuple[float, int]] = []
+    seen: list[tuple[float, float, int]] = []
     monkeypatch.setattr(plan, "overconfident_note", lambda *found: seen.append(found) or "too certain")
     options = {**DIGITS, "teacher": str(digits_teacher), "student": "cifar/resnet8"}
     found = angularkd.plan(**options)
-    assert "too certain" in found.notes and seen == [(found.teacher_validation["ece"], found.teacher_images)]
+    assert "too certain" in found.notes and seen[0][1:] == (found.teacher_validation["accuracy"], found.teacher_images)
+    assert 0.1 < seen[0][0] < 1
     assert "too certain" not in angularkd.plan(**options, loss={"ce": 1.0, "amd": "auto"}).notes
 
 

@@ -67,12 +67,13 @@ stopped has saved all at its next step, and goes on with --resume.
 """
 
 
-CACHE_USAGE = """usage: angularkd cache fill DATA --teacher SPEC --student SPEC --cache DIR [OPTIONS]
-       angularkd cache verify DATA --teacher SPEC --student SPEC --cache DIR [OPTIONS]
+CACHE_USAGE = """usage: angularkd cache fill DATA --teacher SPEC --student SPEC --cache DIR
+       angularkd cache verify DATA --teacher SPEC --student SPEC --cache DIR
        angularkd cache info FOLDER
 
-fill stores the answers that distill with the same options would ask its teacher for, verify compares them with the
-teacher, info says what the caches in a folder hold. angularkd cache fill --help shows the options.
+fill stores the answers that distill with the same options would ask its teacher
+for, verify compares them with the teacher, info says what the caches in a
+folder hold. angularkd cache fill --help shows the options.
 """
 
 

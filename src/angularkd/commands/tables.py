@@ -102,7 +102,10 @@ def print_metrics(results: dict[str, Any], console: Console) -> None:
     names = dict.fromkeys(name for metrics in numbers.values() for name in metrics)
     rows = [(name, *(metrics.get(name, "") for metrics in numbers.values())) for name in names]
     title = f"{results['split']} split of {results['data']}, {results['images']:,} images"
-    print_table(console, ("metric", *numbers), rows, title=title)
+    if rows:
+        print_table(console, ("metric", *numbers), rows, title=title)
+    else:
+        console.print(title, highlight=False)
 
 
 def _shape(shape: list[int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
@@ -69,7 +69,22 @@ class Config(BaseModel):
                     raise ValueError(
                         f"`{name}` has {len(part):,} characters, at most {LONGEST_TEXT:,} are read: shorten it"
                     )
-        return options
+        if not isinstance(options, dict):
+            return options
+        return {
+            name: (value,) if isinstance(value, str) and cls._takes_several_texts(name) else value
+            for name, value in options.items()
+        }
+
+    @classmethod
+    def _takes_several_texts(cls, name: str) -> bool:
+        """Return whether an option is a list of texts, of which one may stand alone: `augment: flip`."""
+        field = cls.model_fields.get(name)
+        kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+        return any(
+            get_origin(kind) is tuple and get_args(kind)[1:] == (...,) and get_args(kind)[0] not in (int, float)
+            for kind in kinds
+        )
 
     @classmethod
     def from_options(cls, **options: Any) -> Self:

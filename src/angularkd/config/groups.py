@@ -41,8 +41,7 @@ FIRST: dict[str, tuple[str, ...]] = {
         "device",
     ),
     "evaluate": (
-        "split", "metrics", "json_file", "image_size", "weights", "normalization", "classes", "teacher_weights", "teacher_classes",
-        "device",
+        "teacher", "split", "metrics", "json_file", "image_size", "weights", "normalization", "classes", "teacher_weights", "device",
     ),
 }  # fmt: skip
 """By command, what its help shows beside what is required; `--help-all` shows the rest."""

@@ -28,6 +28,7 @@ class Row:
         accuracy: of the last epoch's students on the test images, 0 to 1; None where no seed is finished.
         selected: of those of the epoch that is best on the validation images.
         seconds: of a run.
+        teacher: the accuracy of the students' teacher on the same images, where it tells apart these classes.
         trials: how many settings were tried, and `trial_seconds` how long that took in all.
         differences: of `accuracy` to "scratch" and "KD", paired by seed.
     """
@@ -41,6 +42,7 @@ class Row:
     accuracy: Sample | None = None
     selected: Sample | None = None
     seconds: Sample | None = None
+    teacher: Sample | None = None
     trials: int = 0
     trial_seconds: float = 0.0
     differences: Mapping[str, Difference] = field(default_factory=dict)
@@ -110,6 +112,7 @@ def _row(
         accuracy=sample([found[LAST]["accuracy"] for found in metrics if found]),
         selected=sample([found[SELECTED]["accuracy"] for found in metrics if found]),
         seconds=sample([line["seconds"] for line in done if line["seconds"] is not None]),
+        teacher=sample([found[TEACHER]["accuracy"] for found in metrics if found and TEACHER in found]),
         trials=len({json.dumps(line["settings"], sort_keys=True) for line in tried}),
         trial_seconds=sum(line["seconds"] or 0.0 for line in tried),
     )

@@ -10,12 +10,13 @@ from typing import Any
 
 from angularkd.errors import InputError
 from angularkd.studies.statistics import MOST_SEEDS, Difference, Sample
-from angularkd.studies.summary import BASELINES, Row
+from angularkd.studies.summary import BASELINES, TEACHER, Row
 
 CAPTION = (
     "Accuracy on the test images in %, mean ± sample standard deviation over the seeds, of the last epoch and of the epoch selected on "
-    "validation images. Differences in points, paired by seed, with 95 % interval (Student's t); p of the paired t test, two-sided, Holm's "
-    "correction over the objectives; seeds: how many a difference of that size needs (80 % power)."
+    "validation images. Differences in points, paired by seed, with 95 % interval (Student's t; of this comparison alone); p of the "
+    "paired t test, two-sided, with Holm's correction over the objectives, so that an interval may leave out 0 where p says nothing; "
+    "seeds: how many a difference of that size and spread needs (80 % power), without the correction."
 )
 TEX = {
     "&": r"\&",
@@ -80,6 +81,10 @@ def notes(rows: Sequence[Row]) -> list[str]:
     if searched:
         trials = ", ".join(f"{name} {row.trials} ({row.trial_seconds:.0f} s)" for name, row in searched.items())
         found.append(f"settings tried on validation images, with other seeds: {trials}; the others have none to choose")
+    taught = {row.pair: row.teacher.mean for row in rows if row.teacher is not None}
+    trained = {row.pair for row in rows if row.objective == TEACHER}
+    if given := [f"{pair} {100 * mean:.2f}" for pair, mean in taught.items() if pair not in trained]:
+        found.append(f"the teacher's accuracy on the same test images in %: {', '.join(given)}")
     failed = sum(row.failed for row in rows)
     if failed:
         found.append(f"{failed} runs failed and are not in the figures; the study's next call tries them again")

@@ -7,9 +7,9 @@ MEMORISED = 0.995
 GAP = 0.02
 """By which the accuracy on validation images is lower then."""
 OVERCONFIDENT = 0.15
-"""Calibration error on validation images from which on predictions are called over-confident."""
+"""By how much predictions on validation images are more certain, in the mean, than they are right, from which on they are called so."""
 ENOUGH_IMAGES = 100
-"""Validation images from which on a calibration error says something."""
+"""Validation images from which on that says something."""
 INSTEAD = "`loss=ce=1` and `loss=amd=auto,centered=true,stage_weights=balanced`"
 """The default objective without the teacher's predictions."""
 
@@ -31,16 +31,18 @@ def memorised_note(on_train: float, images: int, on_validation: float) -> str | 
     )
 
 
-def overconfident_note(calibration_error: float, images: int) -> str | None:
+def overconfident_note(confidence: float, accuracy: float, images: int) -> str | None:
     """Return what to expect of a teacher whose predictions are far too certain, and what to do; None where they are not.
 
     Args:
-        calibration_error: its expected calibration error (ece) on validation images, in 0..1.
+        confidence: the mean of its largest probabilities on validation images.
+        accuracy: its accuracy on them.
         images: how many these are.
     """
-    if images < ENOUGH_IMAGES or calibration_error < OVERCONFIDENT:
+    if images < ENOUGH_IMAGES or confidence - accuracy < OVERCONFIDENT:
         return None
     return (
-        f"the teacher is over-confident: its calibration error (ece) on {images:,} validation images is {calibration_error:.1%}. Students "
-        f"of such predictions may end worse than by labels alone, while its maps still teach: leave its predictions out, {INSTEAD}"
+        f"the teacher is over-confident: of {images:,} validation images it has {accuracy:.1%} right, and is {confidence:.1%} certain "
+        "in the mean. Students of such predictions may end worse than by labels alone, while its maps still teach: leave its "
+        f"predictions out, {INSTEAD}"
     )

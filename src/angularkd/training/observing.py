@@ -99,7 +99,12 @@ class RunObserver:
         if self.job.teacher is None or not Score(round(row["val_accuracy"] * images), images, 1 / classes).at_chance:
             return
         largest = max(self.job.distiller.losses.weights, key=lambda name: row[name])
+        share, epochs = row[largest] / row["loss"], "epoch" if row["epoch"] == 1 else "epochs"
+        remedy = (
+            f"{largest} is {share:.0%} of its loss: give it a smaller weight, or a share of the gradient, {largest}=auto,share=0.5"
+            if share > 0.5
+            else "no loss is most of what it minimises: where that goes on, try another `lr`"
+        )
         self.reporter.log(
-            f"note: after {row['epoch']} epochs the student is still at chance ({row['val_accuracy']:.1%}), and {largest} is "
-            f"{row[largest] / row['loss']:.0%} of its loss: give it a smaller weight, or a share of the gradient, {largest}=auto,share=0.5"
+            f"note: after {row['epoch']} {epochs} the student is still at chance ({row['val_accuracy']:.1%}), and {remedy}"
         )

@@ -206,7 +206,7 @@ def _measure_teacher(job: Job, notes: list[str]) -> tuple[dict[str, float], int]
     if "teacher_logits" in job.distiller.signals:
         found = (
             memorised_note(accuracy(known, "train"), len(known.dataset.train), validation["accuracy"]),
-            overconfident_note(validation["ece"], len(labels)),
+            overconfident_note(float(logits.softmax(dim=1).amax(dim=1).mean()), validation["accuracy"], len(labels)),
         )
         notes += [note for note in found if note is not None]
     if any("drawn from train" in note for note in dataset.notes):
