@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from angularkd import Distiller
 from angularkd.losses.contrastive import CRD
 
 SAMPLES, PER_RANK, STEPS = 12, 3, 2
+LONGEST_SECONDS = 120.0
 LABELS = torch.arange(SAMPLES) % 3
 IMAGES = torch.rand(SAMPLES, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -68,12 +71,21 @@ def process(rank: int, folder: str, broadcast: bool, sizes: tuple[int, int]) -> 
         start = number * sum(sizes) + rank * sizes[0]
         step(module, made, torch.arange(start, start + sizes[rank]))
     torch.save(starts | {"last": memories(made)}, Path(folder) / f"{rank}.pt")
-    distributed.destroy_process_group()
+    until = time.monotonic() + LONGEST_SECONDS
+    while not (Path(folder) / f"{1 - rank}.pt").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    os._exit(0)  # what DistributedDataParallel and gloo take down at the end may wait for the other process for ever
 
 
 @pytest.mark.parametrize(("broadcast", "sizes"), [(True, (3, 3)), (False, (3, 3)), (True, (4, 2))])
 def test_both_processes_remember_the_rows_of_both(tmp_path, broadcast, sizes) -> None:
-    multiprocessing.spawn(process, (str(tmp_path), broadcast, sizes), nprocs=2)
+    both = multiprocessing.spawn(process, (str(tmp_path), broadcast, sizes), nprocs=2, join=False)
+    until = time.monotonic() + LONGEST_SECONDS
+    while not both.join(timeout=1):
+        if time.monotonic() > until:
+            for one in both.processes:
+                one.kill()
+            pytest.fail("the processes wait for each other")
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     for name in ranks[0]["last"]:
         assert torch.equal(ranks[0]["last"][name], ranks[1]["last"][name]), name
