@@ -1,14 +1,17 @@
-"""Small runs of every kind on the embedded digits, in processes that are forked, so that they can be killed: what tests and soak share."""
+"""Small runs of every kind on the embedded digits, in processes of their own, so that they can be killed: what tests and soak share."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +77,18 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 """By kind of run, its options beside OPTIONS; with a `loss` it is a distillation."""
 
+PRELOADED = [
+    *("angularkd.cli", "angularkd.commands.train", "angularkd.training.run", "sklearn.datasets", "sklearn.manifold"),
+    *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "matplotlib.pyplot", "jinja2"),
+]
+"""What a run imports, at the latest when it writes its report."""
+
 
 def prepare(folder: Path) -> None:
     """Write what the runs need into a folder: the networks, and, by training it for a moment, a teacher."""
     (folder / "net.py").write_text(NET)
     options = {**OPTIONS, "epochs": 6, "lr": 0.3, "out": folder / "teacher", "model": f"{folder / 'net.py'}:large"}
-    assert in_process(lambda: angularkd.train(**options)).wait() == 0
+    assert in_process(partial(angularkd.train, **options)).wait() == 0
 
 
 def write_shards(folder: Path) -> str:
@@ -112,39 +121,36 @@ def start(kind: str, folder: Path, out: Path, **more: Any) -> Callable[[], objec
         options["cache"] = out.with_name(f"{out.name}-cache")
     net = folder / "net.py"
     if "loss" not in options:
-        return lambda: angularkd.train(**{**options, "model": f"{net}:{options.get('model', 'small')}"})
+        return partial(angularkd.train, **{**options, "model": f"{net}:{options.get('model', 'small')}"})
     teacher = f"{net}:{options['teacher']}" if "teacher" in options else str(folder / "teacher")
     named = {"teacher": teacher, "student": f"{net}:small", "trust": (str(net),)}
-    return lambda: angularkd.distill(**{**options, **named})
+    return partial(angularkd.distill, **{**options, **named})
 
 
 class InProcess:
     """A call in a process of its own."""
 
-    def __init__(self, pid: int, errors: Path) -> None:
-        self.pid = pid
+    def __init__(self, process: BaseProcess, errors: Path) -> None:
+        self._process = process
         self.errors = errors
-        self._status: int | None = None
 
     @property
     def running(self) -> bool:
         """Return whether it has not ended."""
-        if self._status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self._status = os.waitstatus_to_exitcode(status) if pid else None
-        return self._status is None
+        return self._process.is_alive()
 
     def wait(self) -> int:
         """Return the exit code, or the signal that killed it, as a negative number."""
-        while self.running:
-            time.sleep(0.005)
-        assert self._status is not None
-        return self._status
+        self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal, if it has not ended."""
-        if self._status is None:
-            os.kill(self.pid, number)
+        if self.running:
+            assert self._process.pid is not None
+            with suppress(ProcessLookupError):  # it ended just now
+                os.kill(self._process.pid, number)
 
     @property
     def said(self) -> str:
@@ -153,16 +159,23 @@ class InProcess:
 
 
 def in_process(call: Callable[[], object], errors: Path = Path(os.devnull)) -> InProcess:
-    """Call something in a process that is forked from this one."""
-    pid = os.fork()
-    if pid:
-        return InProcess(pid, errors)
+    """Call something that can be pickled in a process of its own, which has its libraries imported already.
+
+    It is forked from a process that does nothing else: one that is forked from here would have the locks of this process's threads, and not
+    the threads.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_call, args=(call, errors))
+    process.start()
+    return InProcess(process, errors)
+
+
+def _call(call: Callable[[], object], errors: Path) -> None:
     code = 1
     try:
-        where = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(where, 2)
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False) for stream in (1, 2))  # for pytest has its own
         call()
         code = 0
     except SystemExit as end:

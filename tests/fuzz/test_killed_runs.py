@@ -27,7 +27,7 @@ STOPS = 20 if SOAK else 1
 DOUBLE_STARTS = 20 if SOAK else 1
 LONGEST_LEAVING_SECONDS = 10.0
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here, to be killed")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked for these, to be killed")
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_were_not(kind, fol
     expected, seconds = whole(kind)
     draw, killed, number = random.Random(f"kill {kind}"), 0, 0
     while killed < KILLS:
-        out, number = tmp_path / f"run{number}", number + 1
-        while not (out / "results.json").exists():
+        out, number, code = tmp_path / f"run{number}", number + 1, None
+        while code != 0:
             run = in_process(start(kind, folder, out, resume=_begun(out)), tmp_path / "errors")
             if killed < KILLS:
                 time.sleep(draw.uniform(0, seconds))
@@ -76,10 +76,7 @@ def test_a_signal_within_an_epoch_leaves_a_checkpoint_in_time(turn, folder, whol
     expected, seconds = whole("plain")
     draw, out = random.Random(f"stop {turn}"), tmp_path / "run"
     number = draw.choice([signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
-    options = {**OPTIONS, "checkpoint_every": "1epoch", "model": f"{folder / 'net.py'}:small", "out": str(out)}
-    data = str(options.pop("data"))
-    flags = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    run = in_process(lambda: cli.main(["train", data, *flags]), tmp_path / "errors")
+    run = in_process(partial(cli.main, _command(folder, out, checkpoint_every="1epoch")), tmp_path / "errors")
     _wait_for(out / "config.yaml", run)
     time.sleep(draw.uniform(0, 0.5 * seconds))
     began = time.monotonic()
@@ -169,21 +166,13 @@ def test_a_damaged_file_changes_nothing_in_silence(file, damage, folder, whole, 
 
 def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(folder, whole, tmp_path) -> None:
     """The disk is full for files of more than some kilobytes, as a limit of the process has it."""
-    import resource
-
     expected, _ = whole("plain")
     out = tmp_path / "run"
     in_process(start("plain", folder, out), tmp_path / "errors").wait()
     sizes = [file.stat().st_size for file in (out / "checkpoints").iterdir()]
     shutil.rmtree(out)
 
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (min(sizes) // 2, resource.RLIM_INFINITY))
-        options = {**OPTIONS, "model": f"{folder / 'net.py'}:small", "out": str(out)}
-        data = str(options.pop("data"))
-        cli.main(["train", data, *(t for n, v in options.items() for t in (f"--{n.replace('_', '-')}", str(v)))])
-
-    run = in_process(limited, tmp_path / "errors")
+    run = in_process(partial(_limited, min(sizes) // 2, _command(folder, out)), tmp_path / "errors")
     assert run.wait() == 74 and run.said.count("\n") == 1 and "File too large" in run.said, run.said
     assert in_process(start("plain", folder, out, resume=_begun(out))).wait() == 0
     check_equal(out, expected)
@@ -196,6 +185,23 @@ def test_a_folder_that_is_removed_under_a_run_ends_it_in_one_line(folder, tmp_pa
     out.rename(tmp_path / "moved")
     assert run.wait() == 2 and run.said.count("\n") == 1 and "was removed or moved while a run" in run.said, run.said
     assert not out.exists(), "it is not made anew"
+
+
+def _limited(most: int, command: list[str]) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+    cli.main(command)
+
+
+def _command(folder: Path, out: Path, **more: str) -> list[str]:
+    options = {**OPTIONS, "model": f"{folder / 'net.py'}:small", "out": str(out), **more}
+    data = str(options.pop("data"))
+    return [
+        "train",
+        data,
+        *(text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))),
+    ]
 
 
 def _begun(out: Path) -> bool:

@@ -70,10 +70,11 @@ def test_another_thread_changes_nothing() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked here, to be killed")
 def test_a_second_signal_ends_the_process() -> None:
-    def call() -> None:
-        with stopped_by_signals() as stop, stop.deferred():
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.number == signal.SIGTERM
-            os.kill(os.getpid(), signal.SIGTERM)
+    assert in_process(_killed_twice).wait() == -signal.SIGTERM
 
-    assert in_process(call).wait() == -signal.SIGTERM
+
+def _killed_twice() -> None:
+    with stopped_by_signals() as stop, stop.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
