@@ -40,6 +40,8 @@ def amd(share: float | None = None, **options: Any) -> dict[str, Any]:
 
 CENTERED = {"centered": True}
 BALANCED = {"centered": True, "stage_weights": "balanced"}
+FIXED = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+"""Weights of AMD that are the same for every case: what a weight that is found for each is to be as good as the best of."""
 OBJECTIVES: dict[str, dict[str, Any] | None] = {
     "scratch": None,
     "ce+kd": KD,
@@ -61,6 +63,7 @@ OBJECTIVES: dict[str, dict[str, Any] | None] = {
     "ce+kd+balanced 0.7": {**KD, **amd(0.7, **BALANCED)},
     "ce+kd+balanced 0.9": {**KD, **amd(0.9, **BALANCED)},
     "ce+kd+balanced 0.9 falling": {**KD, **amd(0.9, decay_to=0.0, **BALANCED)},
+    **{f"ce+kd+balanced ={weight:g}": {**KD, "amd": {"weight": weight, **BALANCED}} for weight in FIXED},
 }
 """The candidates: a student from scratch, and what stands for a default."""
 

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 import angularkd
+from angularkd.config import DEFAULT_LOSSES
 from angularkd.data import SOURCES, open_data, stores
 from angularkd.features import trace
 from angularkd.models import Traces, open_classifier
@@ -96,10 +97,11 @@ def forwards_until_the_first_step(monkeypatch, teacher: Path, out: Path, **more:
     def stop(*_: object) -> None:
         raise _Stop
 
-    options = {**DIGITS, "teacher": str(teacher), "student": STUDENT, "loss": {"ce": 0.1, "kd": 0.9, "amd": 10.0}}
+    losses = {"ce": 0.1, "kd": 0.9, "amd": 10.0}
+    options = {**DIGITS, "teacher": str(teacher), "student": STUDENT, "loss": losses, **more}
     monkeypatch.setattr(Silent, "step", stop)
     with counted_forwards() as found, pytest.raises(_Stop):
-        angularkd.distill(**options, epochs=1, out=str(out), **more)
+        angularkd.distill(**options, epochs=1, out=str(out))
     return found
 
 
@@ -129,6 +131,17 @@ def test_forwards_before_the_first_step(digits_teacher, tmp_path, monkeypatch, o
         *([BATCH] if cached else []),  # its own speed, with a cache
         BATCH,  # the first step, which fills the cache where there is one
     ]
+
+
+def test_a_default_objective_that_depends_on_the_teacher_asks_it_no_more_often(
+    digits_teacher, tmp_path, monkeypatch
+) -> None:
+    chosen = forwards_until_the_first_step(monkeypatch, digits_teacher, tmp_path / "chosen", loss=())
+    given = forwards_until_the_first_step(monkeypatch, digits_teacher, tmp_path / "given", loss=DEFAULT_LOSSES)
+    assert sorted(chosen["teacher"]) == sorted(given["teacher"]) and len(given["teacher"]) > len(
+        measured_batches("val")
+    )
+    assert chosen["student"] == given["student"]
 
 
 def test_with_a_warm_cache_the_first_step_runs_the_student_alone(digits_teacher, tmp_path, monkeypatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from angularkd.commands.layout import print_table
-from angularkd.config import DEFAULT_LOSSES, DemoConfig, DistillConfig, TrainConfig
+from angularkd.config import DEFAULT_LOSSES, KD_LOSSES, DemoConfig, DistillConfig, TrainConfig
 from angularkd.errors import InputError
 from angularkd.metrics import format_metric
 from angularkd.runs import Run
@@ -27,12 +27,13 @@ RECIPE: dict[str, Any] = {
     "lr": 0.05,
     "val_fraction": 0.45,
     "device": "cpu",
+    "precision": "32-true",
 }
 """Few images, half of them set aside: enough that a student from scratch has something left to learn."""
 TEACHER_EPOCHS, STUDENT_EPOCHS = 12, 6
 """A teacher that was trained with patience, and students that have little time: what distillation is for."""
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    "KD": {name: loss for name, loss in DEFAULT_LOSSES.items() if name != "amd"},
+    "KD": KD_LOSSES,
     "KD + AMD": DEFAULT_LOSSES,
 }
 """Hinton's distillation, and the default objective of `distill`."""

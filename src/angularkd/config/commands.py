@@ -67,8 +67,8 @@ class DistillConfig(CacheOptions, PairOptions, TeacherOptions, StudentOptions, R
     takes images of one size alone."""
     loss: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=WEIGHT")] = ()
     """A loss as NAME=WEIGHT,OPTION=VALUE,...; repeat it for several. Default: ce=0.1
-    kd=0.9,temperature=4 amd=auto,centered=true,stage_weights=balanced. A weight of auto is found before the first
-    step, so that the loss gets its share of the gradient."""
+    kd=0.9,temperature=4 amd=auto,centered=true,stage_weights=balanced, and ce=1 and that amd alone where the teacher's predictions are
+    far more certain than right. A weight of auto is found before the first step, so that the loss gets its share of the gradient."""
 
     baseline: bool = False
     """First train the student without the teacher, by the same recipe and seed, in baseline/ of the run's folder; the end then says

@@ -81,7 +81,7 @@ class Task:
         config = self.config()
         given = identity_of(self.action, config.model_dump(mode="json", exclude_defaults=True))
         if isinstance(config, DistillConfig):
-            given |= {"loss": config.losses, "cache": self.cached}
+            given |= {"loss": config.losses if config.loss else "default", "cache": self.cached}
         if self.teacher is not None:
             given["teacher"] = self.teacher.run
         contents = {name: contents_of(str(given[name])) for name in FILES if name in given}

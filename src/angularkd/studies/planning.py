@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from angularkd.config import DEFAULT_LOSSES, Protocol, StudyObjective, StudyPair, TrainConfig, seeds_of
+from angularkd.config import DEFAULT_LOSSES, KD_LOSSES, Protocol, StudyObjective, StudyPair, TrainConfig, seeds_of
 from angularkd.distillation import storable
 from angularkd.errors import InputError
 from angularkd.losses import read_terms
@@ -22,7 +22,7 @@ from angularkd.studies.summary import KD, SCRATCH, TEACHER
 
 BASELINE_OBJECTIVES = {
     SCRATCH: StudyObjective(loss="none"),
-    KD: StudyObjective(loss={name: loss for name, loss in DEFAULT_LOSSES.items() if name != "amd"}),
+    KD: StudyObjective(loss=KD_LOSSES),
 }
 """The student from scratch, and Hinton's distillation with the field's usual weights."""
 TEACHERS_TOO = ("data", "image_size", "val_fraction", "split_seed", "on_bad_image")
@@ -164,7 +164,10 @@ class Planner:
         if objective.loss == "none":
             options = with_settings(options, settings, where)
             return Task("train", _for_train(options), test=test, threads=protocol.threads, trust=self.trust)
-        options["loss"] = dict(DEFAULT_LOSSES) if objective.loss == "default" else dict(objective.loss)
+        if objective.loss != "default":
+            options["loss"] = dict(objective.loss)
+        elif any(name.partition(".")[0] in DEFAULT_LOSSES for name in settings):
+            options["loss"] = dict(DEFAULT_LOSSES)
         options = with_settings(options, settings, where)
         teacher = self._teacher(group, objective)
         if teacher is None:
@@ -199,7 +202,7 @@ class Planner:
         if self.protocol.cache == "never" or not (few or self.protocol.cache == "always"):
             return False
         mixed = options.get("mixup") or options.get("cutmix")
-        return not mixed and storable(read_terms(options["loss"]))
+        return not mixed and storable(read_terms(options.get("loss", DEFAULT_LOSSES)))
 
     def _teachers(self, cells: Sequence[Cell]) -> Iterator[Cell]:
         """Yield a cell for each teacher that these cells need, once."""

@@ -16,6 +16,7 @@ from angularkd.metrics import Predict
 from angularkd.models import Classifier
 from angularkd.training.build_data import Data
 from angularkd.training.ema import AveragedStudent
+from angularkd.training.teacher_validation import TeacherValidation
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Job:
         test: where it is in memory, decoded beforehand, so that a broken image does not end a long run; evaluated once, at its end.
         average: the moving average of the student's weights, where one is taken.
         cached: the teacher that the distiller holds, where that answers from a cache.
+        teacher_validation: what the teacher says of validation images, where the default objective depended on that.
         teacher_ready: False while the teacher is yet to be fitted to the data, so that there is nothing to measure it by.
     """
 
@@ -44,6 +46,7 @@ class Job:
     scheduler: LambdaLR
     average: AveragedStudent | None = None
     cached: CachedTeacher | None = None
+    teacher_validation: TeacherValidation | None = None
     teacher_ready: bool = True
 
     @property

@@ -6,10 +6,6 @@ MEMORISED = 0.995
 """Accuracy on training images from which on they are called memorised."""
 GAP = 0.02
 """By which the accuracy on validation images is lower then."""
-OVERCONFIDENT = 0.15
-"""By how much predictions on validation images are more certain, in the mean, than they are right, from which on they are called so."""
-ENOUGH_IMAGES = 100
-"""Validation images from which on that says something."""
 INSTEAD = "`loss=ce=1` and `loss=amd=auto,centered=true,stage_weights=balanced`"
 """The default objective without the teacher's predictions."""
 
@@ -31,18 +27,21 @@ def memorised_note(on_train: float, images: int, on_validation: float) -> str | 
     )
 
 
-def overconfident_note(confidence: float, accuracy: float, images: int) -> str | None:
-    """Return what to expect of a teacher whose predictions are far too certain, and what to do; None where they are not.
+def overconfident_note(confidence: float, accuracy: float, images: int, left_out: bool) -> str:
+    """Return what an over-confident teacher means for its students, and what is done or to do.
 
     Args:
         confidence: the mean of its largest probabilities on validation images.
         accuracy: its accuracy on them.
         images: how many these are.
+        left_out: whether the run has left its predictions out of the default objective.
     """
-    if images < ENOUGH_IMAGES or confidence - accuracy < OVERCONFIDENT:
-        return None
+    done = (
+        f"its predictions are left out of the default objective, which is then {INSTEAD}; give `loss` to have them in"
+        if left_out
+        else f"leave its predictions out, {INSTEAD}"
+    )
     return (
         f"the teacher is over-confident: of {images:,} validation images it has {accuracy:.1%} right, and is {confidence:.1%} certain "
-        "in the mean. Students of such predictions may end worse than by labels alone, while its maps still teach: leave its "
-        f"predictions out, {INSTEAD}"
+        f"in the mean. Students of such predictions may end worse than by labels alone, while its maps still teach: {done}"
     )

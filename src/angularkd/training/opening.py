@@ -1,4 +1,4 @@
-"""Opening a configuration's networks: its teacher, and what counts the classes of networks of the user's own."""
+"""Opening a configuration's networks: its teacher, what counts the classes of networks of the user's own, and what is checked of both."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from types import MappingProxyType
 
 from angularkd.config import DataOptions, DistillConfig, EvaluateConfig
 from angularkd.data import DataSet, readable_size
+from angularkd.errors import InputError
 from angularkd.models import Classifier, Count, Size, Traces, check_trained, is_own, open_classifier, with_classes
 from angularkd.training.build_data import as_size
 from angularkd.training.modules import Modules
+
+WITHOUT_LOGITS = "leave out the losses that compare logits, for example `loss=ce=1` and `loss=amd=auto`"
 
 
 def open_teacher(
@@ -53,3 +56,23 @@ def counting(traces: Traces, spec: str, size: Size | None, config: DataOptions, 
     if size is None and is_own(spec):
         size = as_size(config.image_size) or readable_size(dataset.train)
     return traces.counting(size)
+
+
+def check_classes(teacher: Classifier, data_classes: int, signals: frozenset[str]) -> None:
+    """Raise InputError when a loss compares logits and the teacher tells apart another number of classes than the data."""
+    if not teacher.has_head and "teacher_logits" in signals:
+        raise InputError(
+            f"the teacher {teacher.spec} has no classification layer, and a loss compares logits: leave such losses out, for example "
+            "`loss=ce=1` and `loss=embedding=auto`, or fit it to these classes with `teacher_train`"
+        )
+    if teacher.outputs != data_classes and "teacher_logits" in signals:
+        raise InputError(
+            f"the teacher tells apart {teacher.outputs} classes, the data has {data_classes}: say which of its classes are the data's "
+            f"with `teacher_classes`, fit it to these with `teacher_train`, or {WITHOUT_LOGITS}"
+        )
+
+
+def check_offered(spec: str, model: Classifier, asked: bool, role: str = "") -> None:
+    """Raise InputError where the weights of a model's library are asked for, and it offers none."""
+    if asked and not model.pretrained and not is_own(spec):
+        raise InputError(f"{spec} offers no weights of its own: give a file as `{role}weights`, not `{role}pretrained`")

@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from angularkd.config import DistillConfig, Recipe
-from angularkd.distillation import CachedTeacher, still, uncacheable
+from angularkd.distillation import CachedTeacher, uncacheable
 from angularkd.errors import InputError
 from angularkd.features import Pair
 from angularkd.losses import notes_of
@@ -33,11 +31,10 @@ from angularkd.training.measuring import (
 )
 from angularkd.training.memorised import memorised_note, overconfident_note
 from angularkd.training.optimisation import images_an_epoch
-from angularkd.training.teacher_outputs import check_finite, notes_on_outputs
+from angularkd.training.teacher_outputs import notes_on_outputs
+from angularkd.training.teacher_validation import MEASURED_IMAGES, validate_teacher
 from angularkd.training.thumbnails import nearest_thumbnail_hits, weak_teacher_note
 
-MEASURED_IMAGES = 500
-"""Validation images at most that the teacher is measured on, and training images: enough to see that it is the right one."""
 CENTROID_IMAGES, CENTROID_IMAGES_A_CLASS = 500, 10
 """Training images at most, in all and for each class (the larger counts), from which the centroids of a teacher without a head come."""
 
@@ -171,19 +168,9 @@ def _measure_teacher(job: Job, notes: list[str]) -> tuple[dict[str, float], int]
             f"the teacher tells apart {teacher.num_classes} classes, the data has {classes}: its maps teach, its logits do not"
         )
         return {}, 0
+    found = job.teacher_validation or validate_teacher(teacher, job.predict_teacher, job.data, job.config.batch_size)
+    validation, logits, labels = found.metrics, found.logits, found.labels
     some = job.data.some("val", MEASURED_IMAGES)
-    batches = some.batches("val", job.config.batch_size).epoch(0)
-    measured: list[Tensor] = []
-
-    def predict(images: Tensor) -> Tensor:
-        logits = job.predict_teacher(images)
-        measured.append(logits.float().cpu())
-        return logits
-
-    with still(teacher.module, "teacher"):
-        validation = evaluate(teacher.module, predict, batches, classes)
-    logits, labels = torch.cat(measured), torch.from_numpy(some.dataset.val.labels.copy())
-    check_finite(logits, "validation")
     hints = notes_on_outputs(logits, labels, dataset.classes)
 
     def accuracy(data: Data, split: str) -> float:
@@ -203,12 +190,13 @@ def _measure_teacher(job: Job, notes: list[str]) -> tuple[dict[str, float], int]
     by_labels = nearest_thumbnail_hits(known.batches("train", size).epoch(0), some.batches("val", size).epoch(0))
     note = weak_teacher_note((logits.argmax(dim=1) == labels).numpy(), by_labels, len(known.dataset.train))
     notes += [note] if note is not None else []
-    if "teacher_logits" in job.distiller.signals:
-        found = (
-            memorised_note(accuracy(known, "train"), len(known.dataset.train), validation["accuracy"]),
-            overconfident_note(float(logits.softmax(dim=1).amax(dim=1).mean()), validation["accuracy"], len(labels)),
-        )
-        notes += [note for note in found if note is not None]
+    predictions_teach = "teacher_logits" in job.distiller.signals
+    if predictions_teach:
+        note = memorised_note(accuracy(known, "train"), len(known.dataset.train), validation["accuracy"])
+        notes += [note] if note is not None else []
+    if found.overconfident and (predictions_teach or job.teacher_validation is not None):
+        left_out = not predictions_teach
+        notes.append(overconfident_note(found.confidence, validation["accuracy"], len(labels), left_out))
     if any("drawn from train" in note for note in dataset.notes):
         notes.append(
             "the teacher may have been trained on the validation images, which are drawn from train: its accuracy there flatters it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from angularkd.config import DistillConfig, Recipe, format_losses, stored_weights, with_weights
+from angularkd.config import MAPS_ALONE, DistillConfig, Recipe, format_losses, stored_weights, with_weights
 from angularkd.errors import InputError
 from angularkd.runs import RunFolder, check_identity, identity_of
 from angularkd.training.checkpoint import Checkpointer
@@ -45,15 +45,24 @@ def with_stored_weights(config: DistillConfig, folder: RunFolder) -> DistillConf
     losses = stored.get("loss") if stored is not None else None
     if not isinstance(losses, dict):
         return config
-    weights = stored_weights(config.losses, losses)
+    wanted = MAPS_ALONE if not config.loss and losses.keys() == MAPS_ALONE.keys() else config.losses
+    weights = stored_weights(wanted, losses)
     if not folder.checkpoints and any(_planned_weights(folder).get(name) != weight for name, weight in weights.items()):
         return config
-    return config.model_copy(update={"loss": format_losses(with_weights(config.losses, weights))})
+    return config.model_copy(update={"loss": format_losses(with_weights(wanted, weights))})
 
 
 def going_on(config: C, folder: RunFolder, *trained: str) -> C:
-    """Return the configuration with the names that the run which is resumed has for modules that are trained."""
-    return as_started(config, folder.read_config(), trained) if config.resume else config
+    """Return the configuration with what the run which is resumed has: names for modules that are trained, and the precision of `auto`.
+
+    So a run goes on in the precision that it was started in, also where another processor would choose another one.
+    """
+    if not config.resume:
+        return config
+    stored = folder.read_config()
+    if config.precision == "auto" and (stored or {}).get("precision") in ("32-true", "bf16-mixed", "16-mixed"):
+        config = config.model_copy(update={"precision": (stored or {})["precision"]})
+    return as_started(config, stored, trained)
 
 
 def _planned_weights(folder: RunFolder) -> dict[str, Any]:
