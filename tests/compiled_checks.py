@@ -146,6 +146,7 @@ def compiled_amd_is_the_eager_one() -> None:
             {"margin": 3.0},
             {"margin": 0.7, "power": [1, 2]},
             {"centered": True},
+            {"terms": "negative,angular", "grid": 2},
             {"centered": True, "grid": 3, "normalization": "max", "stage_weights": "balanced"},
         ):
             student, teacher = (torch.randn(4, c, 8, 8, dtype=dtype).abs() for c in (3, 5))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -141,8 +145,6 @@ def test_a_trained_run_has_a_report_without_a_teacher(digits_teacher, tmp_path) 
 
 
 def test_what_cannot_be_opened_is_said_and_left_out(short_run, tmp_path) -> None:
-    import shutil
-
     run = tmp_path / "moved"
     shutil.copytree(short_run.folder, run)
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -176,6 +178,46 @@ def test_runs_side_by_side(short_run, digits_teacher, tmp_path, capsys) -> None:
     assert "Of 2 runs" in text and 'id="figure-runs"' in text
     assert (tmp_path / "drawn/runs.svg").exists()
     assert "report: " in capsys.readouterr().out
+
+
+def test_several_runs_show_their_calibration_and_one_wall(short_run, digits_teacher, tmp_path) -> None:
+    page = angularkd.report([short_run.folder, digits_teacher], out=tmp_path / "both.html", device="cpu")
+    text = page.read_text()
+    assert page.stat().st_size < 5_000_000
+    found = json.loads(re.search(r'id="maps">(.*?)</script>', text, re.DOTALL)[1])
+    assert not found["compared"] and len(found["maps"]) >= 8
+    for stage, maps in zip(found["stages"], zip(*found["maps"], strict=True), strict=True):
+        assert len(stage["sizes"]) == 2
+        for (height, width), encoded in zip(stage["sizes"], zip(*maps, strict=True), strict=True):
+            attention = np.frombuffer(b"".join(map(base64.b64decode, encoded)), "<f4").reshape(-1, height * width)
+            assert np.allclose(np.linalg.norm(attention, axis=1), 1, atol=1e-3)
+    assert 'id="figure-reliability_1"' in text and 'id="figure-reliability_2"' in text
+    assert {"reliability_1.png", "reliability_2.svg"} <= {file.name for file in (tmp_path / "both_files").iterdir()}
+    agreeing, differing = map(int, re.search(r"all say the same of (\d+) and differ on (\d+)", text).groups())
+    assert agreeing + differing == 359 and text.count('data-agree="no"') == min(differing, len(found["maps"]) // 2)
+
+
+def test_runs_that_cannot_be_opened_or_have_other_images_leave_what_can_be_shown(
+    short_run, digits_teacher, tmp_path, capsys
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(short_run.folder, moved)
+    config = yaml.safe_load((moved / "config.yaml").read_text())
+    (moved / "config.yaml").write_text(yaml.safe_dump({**config, "data": str(tmp_path / "gone")}))
+    main(["report", str(short_run.folder), str(digits_teacher), str(moved), "--out", str(tmp_path / "r.html")])
+    text = (tmp_path / "r.html").read_text()
+    assert (
+        "its network or images cannot be opened" in text
+        and "its network or images cannot be opened" in capsys.readouterr().out
+    )
+    assert 'id="figure-reliability_2"' in text and 'id="figure-reliability_3"' not in text
+    assert 'id="maps"' not in text, "the runs are not all of the same images"
+
+
+def test_the_networks_of_many_runs_are_those_of_the_first(short_run, digits_teacher, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("angularkd.commands.report.MOST_RUNS", 1)
+    text = angularkd.report([short_run.folder, digits_teacher], out=tmp_path / "r.html", device="cpu").read_text()
+    assert "Networks of the first 1 runs are shown" in text and 'id="figure-reliability_2"' not in text
 
 
 def test_a_study(tmp_path) -> None:

@@ -18,7 +18,8 @@ import yaml
 from PIL import Image
 
 import angularkd
-from angularkd.studies import Study, read_lines
+from angularkd.studies import Study, read_lines, study_of
+from angularkd.studies.summary import NUMBER
 
 SMALL: dict[str, Any] = {
     "data": "digits",
@@ -68,6 +69,22 @@ def test_each_cell_says_what_it_is_of(one_after_another) -> None:
     assert amd["configuration"]["teacher"] == f"runs/{teacher['run']}"
     assert amd["hardware"]["threads"] == 1 and torch.__version__.startswith(amd["versions"]["torch"])
     assert not list(one_after_another.folder.glob("runs/*/checkpoints/*.ckpt")), "finished runs need none"
+
+
+def test_notes_of_plans_are_kept_and_stand_below_the_table(one_after_another) -> None:
+    """As plan.json of each run has them; but what it finds of a control's teacher is what that is for, and not said."""
+    folder = one_after_another.folder
+    for line in (line for line in one_after_another.cells if line["objective"] == "AMD"):
+        plan = folder / "runs" / line["run"] / "plan.json"
+        kept = json.loads(plan.read_text())["notes"] if plan.exists() else []
+        assert [note.replace("'", "`") for note in line["notes"]] == [note.replace("'", "`") for note in kept]
+    noted = {note for line in one_after_another.cells for note in line["notes"]}
+    assert any("drawn from train" in note for note in noted)
+    text = one_after_another.table()
+    assert "chance (" not in text
+    without_numbers = NUMBER.sub("#", text)
+    assert all(without_numbers.count(NUMBER.sub("#", note)) == 1 for note in noted)
+    assert study_of([folder / "results.jsonl"]).table() == text
 
 
 def test_two_processes_give_the_same_numbers(one_after_another, tmp_path) -> None:

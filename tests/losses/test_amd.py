@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from angularkd import AMDLoss, InputError
+from angularkd.config import parse_losses
 from angularkd.features import PowerMap
 from angularkd.losses.amd import MARGINS as NAMED_MARGINS
-from angularkd.losses.amd import cosine_with_margin, fits_grid, patches, region_distance
+from angularkd.losses.amd import TERMS, cosine_with_margin, fits_grid, patches, region_distance
 
 MARGINS = [(1.35, 0.0, 0.0), (1.0, 0.0, 0.0), (1.2, 0.3, 0.0), (1.0, 0.0, 0.2), (1.1, 0.2, 0.1)]
 GOLDEN = [(64, m) for m in ("1.0", "1.1", "1.2", "1.35", "1.5", "2.0")] + [(32, "1.35"), (8, "1.35")]
@@ -34,6 +36,7 @@ def slow_amd(
     centered: bool = False,
     normalization: str = "norm",
     balanced: bool = False,
+    terms: tuple[str, ...] = TERMS,
 ) -> float:
     """One stage of equal sizes by loops over samples and positions, in Python's floats, from the formulas of the paper."""
 
@@ -53,7 +56,8 @@ def slow_amd(
                     positive[y][x] = scale * (math.cos(margin * math.acos(q) + additive) - cosine)
                     negative[y][x] = scale * (1 - q)
                     angular[y][x] = positive[y][x] - math.log(math.exp(positive[y][x]) + math.exp(negative[y][x]))
-            result.append([angular, positive, negative])
+            named = {"angular": angular, "positive": positive, "negative": negative}
+            result.append([named[term] for term in terms])
         return result
 
     def unit(values: list[float]) -> list[float]:
@@ -102,6 +106,39 @@ def test_equals_the_slow_oracle(margin, additive, cosine, grid) -> None:
     loss = AMDLoss(margin, additive, cosine, scale=8.0, grid=grid, local_weight=0.3)([student], [teacher])
     expected = slow_amd(student, teacher, margin, additive, cosine, 8.0, grid, 0.3)
     assert loss.item() == pytest.approx(expected, rel=1e-10)
+
+
+SUBSETS = [subset for count in (1, 2, 3) for subset in itertools.combinations(TERMS, count)]
+
+
+@pytest.mark.parametrize("grid", [None, 2])
+@pytest.mark.parametrize("form", [{}, {"centered": True, "stage_weights": "balanced"}], ids=str)
+@pytest.mark.parametrize("terms", SUBSETS, ids="+".join)
+def test_every_choice_of_terms_equals_the_slow_oracle(terms, form, grid) -> None:
+    student, teacher = features(2, 3, 5, 6, seed=1, grad=True), features(2, 5, 5, 6, seed=2)
+    loss = AMDLoss(1.2, scale=8.0, grid=grid, local_weight=0.3, terms=terms, **form)
+    parts = loss.by_map([student], [teacher])
+    centered = bool(form)
+    expected = [
+        slow_amd(student, teacher, 1.2, 0.0, 0.0, 8.0, grid, 0.3, centered, balanced=centered, terms=(term,))
+        if term in terms
+        else 0.0
+        for term in TERMS
+    ]
+    assert parts.tolist() == pytest.approx(expected, rel=1e-10)
+    assert loss([student], [teacher]).item() == pytest.approx(sum(expected), rel=1e-10)
+    assert torch.autograd.gradcheck(lambda s: loss([s], [teacher]), (student,), fast_mode=True)
+
+
+def test_terms_are_named_in_any_order_and_as_text() -> None:
+    student, teacher = features(2, 3, 4, 4, seed=1), features(2, 4, 4, 4, seed=2)
+    chosen = AMDLoss(terms=("angular", "negative"))([student], [teacher])
+    for terms in (["negative", "angular"], "negative, angular"):
+        assert torch.equal(AMDLoss(terms=terms)([student], [teacher]), chosen)
+    assert torch.equal(AMDLoss(terms=TERMS)([student], [teacher]), AMDLoss()([student], [teacher]))
+    text = parse_losses(["amd=1,terms=[negative,angular],grid=2"])
+    assert text == {"amd": {"weight": 1, "terms": ["negative", "angular"], "grid": 2}}
+    assert parse_losses(["amd=1,terms=negative"]) == {"amd": {"weight": 1, "terms": "negative"}}
 
 
 @pytest.mark.parametrize("grid", [None, 2])
@@ -407,6 +444,11 @@ def test_features_that_do_not_fit_are_named(student, teacher, options, message) 
         ({"stage_weights": [0, 0]}, "stage_weights"),
         ({"stage_weights": "even"}, "numbers, one a stage, or balanced, got 'even'"),
         ({"normalization": "mx"}, "no normalization 'mx'.*'max'"),
+        ({"terms": ["positiv"]}, "no term 'positiv'.*'positive'.*terms=.angular,positive."),
+        ({"terms": [1]}, "no term 1"),
+        ({"terms": []}, r"terms must name some of angular, positive, negative, each once, got \[\]"),
+        ({"terms": "angular,angular"}, "each once"),
+        ({"terms": None}, "terms must name some of .*got None"),
     ],
 )
 def test_options_out_of_range_are_named(options, message) -> None:

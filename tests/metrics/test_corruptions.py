@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -12,8 +13,18 @@ from scipy import ndimage
 from torch import Tensor
 
 from angularkd.metrics import CORRUPTIONS, METRICS, Observation, corrupt
+from angularkd.metrics.corruptions.draws import Draws
 
-RANDOM = ("gaussian_noise", "shot_noise", "impulse_noise", "motion_blur", "fog", "elastic_transform")
+RANDOM = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "glass_blur",
+    "motion_blur",
+    "snow",
+    "fog",
+    "elastic_transform",
+)
 
 
 def photographs(count: int = 3, size: tuple[int, int] = (24, 32)) -> Tensor:
@@ -115,7 +126,58 @@ def test_a_moving_camera_spreads_a_point_along_a_line() -> None:
     assert found[35, 35] == found.max() and columns.max() == 35 and (rows - 35).abs().max() <= (35 - columns).max()
 
 
-@pytest.mark.parametrize("name", ["defocus_blur", "motion_blur", "zoom_blur", "elastic_transform", "pixelate"])
+@pytest.mark.parametrize(
+    ("size", "severity", "glass"), [((32, 32), 4, (0.25, 1, 2)), ((66, 72), 3, (1, 2, 3)), ((72, 66), 5, (1.5, 4, 2))]
+)
+def test_glass_moves_pixels_one_after_another_as_the_published_code_does(size, severity, glass) -> None:
+    """Its line `x[h, w], x[h_prime, w_prime] = x[h_prime, w_prime], x[h, w]`, in NumPy a copy from the second to the first."""
+    images, (sigma, near, times), (height, width) = photographs(2, size), glass, size
+    moves = Draws("glass_blur", severity, [7, 3]).integers(-near, near, times, height - 2 * near, width - 2 * near, 2)
+    for image, found, steps in zip(
+        images, corrupt(images, torch.tensor([7, 3]), "glass_blur", severity), moves, strict=True
+    ):
+        x = ndimage.gaussian_filter(image.double().permute(1, 2, 0).numpy(), (sigma, sigma, 0), mode="nearest")
+        for time in range(times):
+            for i, h in enumerate(range(height - near, near, -1)):
+                for j, w in enumerate(range(width - near, near, -1)):
+                    down, right = steps[time, i, j]
+                    x[h, w], x[h + down, w + right] = x[h + down, w + right], x[h, w]
+        expected = ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="nearest").transpose(2, 0, 1)
+        assert np.abs(found.numpy() - expected).max() < 0.51 / 255
+
+
+@pytest.mark.parametrize(("severity", "last"), [(1, 16), (4, 17)])
+def test_glass_frays_an_edge_by_a_pixel_a_round(severity, last) -> None:
+    edge = torch.zeros(1, 3, 32, 32)
+    edge[..., 16:] = 1
+    found = corrupt(edge, torch.tensor([1]), "glass_blur", severity)
+    frayed = (found != edge).any(dim=1)[0]
+    assert 8 <= frayed[:, 16].sum() < 30 and set(found.unique().tolist()) == {0, 1}
+    assert frayed.any(dim=0).nonzero().flatten().tolist() == list(range(16, last + 1))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (72, 66)])
+def test_snow_is_white_falls_twice_and_whitens(size) -> None:
+    """On one grey, what falls is the same turned by half a turn, in all colours alike; between flakes the image is whitened."""
+    grey = torch.full((1, 3, *size), 51 / 255)
+    share = {32: (0.95, 0.8), 72: (0.8, 0.55)}[size[0]]
+    bare = [part * 0.2 + (1 - part) * max(0.2, 1.5 * 0.2 + 0.5) for part in share]
+    for severity, background in zip((1, 5), bare, strict=True):
+        found = corrupt(grey, torch.tensor([4]), "snow", severity)
+        assert torch.equal(found, found.rot90(2, (2, 3))) and torch.equal(found[:, 0], found[:, 1])
+        assert found.min().item() == pytest.approx(background, abs=0.51 / 255), "somewhere no snow falls"
+        assert found.max() > background + 0.1
+
+
+def test_snow_gets_thicker() -> None:
+    images = photographs(8, (32, 32))
+    lighter = [(corrupt(images, torch.arange(8), "snow", severity) - images).mean() for severity in (1, 2, 4, 5)]
+    assert all(less < more for less, more in itertools.pairwise([0, *lighter]))
+
+
+@pytest.mark.parametrize(
+    "name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_transform", "pixelate"]
+)
 def test_an_image_of_one_colour_stays_one_under_blur_and_warps(name) -> None:
     plain = torch.tensor([40, 100, 250])[None, :, None, None].expand(1, 3, 16, 16) / 255
     for severity in (1, 5):

@@ -53,6 +53,17 @@ def hostile_report(hostile_run: Run) -> Path:
 
 
 @pytest.fixture(scope="session")
+def hostile_comparison(hostile_run: Run) -> Path:
+    """The report of its teacher, of that run and of one of another student, side by side."""
+    root = hostile_run.folder.parent
+    options = {**SMALL, "data": str(root / "data")}
+    teacher = root / "teacher"
+    angularkd.distill(**options, teacher=str(teacher), student="cifar/wrn_10_1", epochs=2, out=str(root / "<b>wide"))
+    runs = [teacher, hostile_run.folder, root / "<b>wide"]
+    return angularkd.report(runs, out=root / "comparison.html", device="cpu")
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A headless Chromium: the machine's, or that of playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

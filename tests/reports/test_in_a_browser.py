@@ -58,7 +58,7 @@ def opened(browser, hostile_report: Path) -> Iterator[Any]:
     """Return a function that opens the report in a window of some size and scheme; nothing but files can be reached."""
     contexts = []
 
-    def open_page(viewport: dict[str, int], scheme: str = "light") -> Opened:
+    def open_page(viewport: dict[str, int], scheme: str = "light", report: Path = hostile_report) -> Opened:
         context = browser.new_context(viewport=viewport, color_scheme=scheme, offline=True)
         contexts.append(context)
         found = Opened(context.new_page())
@@ -68,7 +68,7 @@ def opened(browser, hostile_report: Path) -> Iterator[Any]:
         found.page.on(
             "console", lambda said: found.complaints.append(said.text) if said.type in ("error", "warning") else None
         )
-        found.page.goto(hostile_report.as_uri())
+        found.page.goto(report.as_uri())
         until(lambda: shown_margin(found.page) != "")
         return found
 
@@ -95,6 +95,34 @@ def test_the_button_switches_between_light_and_dark(opened) -> None:
     assert before != after
     page.locator("#theme").click()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == before
+
+
+@pytest.mark.parametrize(("viewport", "scheme"), [(PHONE, "light"), (PHONE, "dark"), (DESK, "light"), (DESK, "dark")])
+def test_several_runs_open_side_by_side(opened, hostile_comparison, viewport, scheme) -> None:
+    """Each image shows the attention of every run; the slider moves each; the page fits, and complains of nothing."""
+    found = opened(viewport, scheme, hostile_comparison)
+    page = found.page
+    roles = page.evaluate(
+        "[...document.querySelector('.tile').querySelectorAll('canvas')].map(one => one.dataset.role)"
+    )
+    assert roles == ["teacher", "run", "<b>wide"]
+    assert page.evaluate("[...document.querySelectorAll('.tile')].every(one => !one.dataset.distance)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    before = pictures(page)
+    assert len(set(before)) == len(roles), "each has its own attention"
+    page.locator("#part").select_option("positive")
+    until(lambda: all(one != other for one, other in zip(pictures(page), before, strict=True)))
+    positive = pictures(page)
+    set_margin(page, 2.0)
+    assert all(one != other for one, other in zip(pictures(page), positive, strict=True))
+    assert page.locator("#calibration svg").count() == len(roles)
+    assert found.complaints == []
+    assert {url for url in found.requests if not url.startswith("data:")} == {hostile_comparison.as_uri()}
+
+
+def pictures(page: Any) -> list[str]:
+    tile = "document.querySelector('.tile:not([hidden])')"
+    return page.evaluate(f"[...{tile}.querySelectorAll('canvas')].map(one => one.toDataURL())")
 
 
 def set_margin(page: Any, margin: float) -> None:
@@ -135,7 +163,7 @@ def test_the_distances_are_those_of_the_loss(opened, margin) -> None:
     found = page.evaluate("[...document.querySelectorAll('.tile')].map(tile => Number(tile.dataset.distance))")
     stage = int(page.locator("#stage").input_value())
     data = json.loads(page.locator("#maps").text_content())
-    size = (1, data["stages"][stage]["height"], data["stages"][stage]["width"])
+    size = (1, *data["stages"][stage]["sizes"][0])
     loss = AMDLoss(margin=margin)
     for maps, distance in zip(data["maps"], found, strict=True):
         teacher, student = (

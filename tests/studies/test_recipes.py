@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 import angularkd
 from angularkd.config import Protocol
 from angularkd.data import SOURCES
+from angularkd.losses.amd import TERMS
 from angularkd.studies.planning import Planner
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -78,11 +80,26 @@ def test_there_are_recipes_for_the_data_sets_and_short_ones() -> None:
     assert {"cifar10-attention-transfer", "cifar10-tgd", "cifar10-short", "cifar100-short", "ablation-margin"} <= names
 
 
+def test_there_is_an_ablation_of_each_claim() -> None:
+    claims = ["attention", "combined", "local", "margin", "mixing", "power", "teachers", "terms"]
+    assert {f"ablation-{claim}" for claim in claims} == {one.stem for one in RECIPES if one.stem.startswith("ablation")}
+    terms = read(next(one for one in RECIPES if one.stem == "ablation-terms"))["objectives"]
+    asked = {frozenset(one["loss"]["amd"].get("terms", TERMS)) for one in terms.values()}
+    assert asked == {frozenset(some) for count in (1, 2, 3) for some in itertools.combinations(TERMS, count)}
+
+
+def test_the_documentation_lists_every_recipe() -> None:
+    text = (RECIPES[0].parents[1] / "docs" / "studies.md").read_text()
+    missing = [recipe.name for recipe in RECIPES if f"(../recipes/{recipe.name})" not in text]
+    assert not missing
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_a_header_says_what_is_planned(recipe) -> None:
     header = "".join(line for line in recipe.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert f"angularkd study recipes/{recipe.name}" in header
     assert re.search(r"[Pp]ublished", header), "with its source, or that there is none"
+    assert re.search(r"Expected time: (about )?[\w,]+ (hours|minutes)\b.* of an AMD EPYC", header), "on named hardware"
     options = read(recipe)
     assert options["data"].partition(":")[0] in SOURCES
     plan = Planner(Protocol.read(options, recipe.name)).plan({})

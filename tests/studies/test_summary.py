@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from angularkd.commands.study import print_study
+from angularkd.commands.study import ConsoleStudy, print_study
 from angularkd.errors import InputError
-from angularkd.studies import Study, summarise, table_text
+from angularkd.studies import Study, notes, summarise, table_text
 from angularkd.studies.statistics import difference, holm
 
 
@@ -52,6 +52,47 @@ def test_the_accuracy_of_a_teacher_that_was_given_stands_below_the_table() -> No
     taught = [line("KD", seed, 0.5, results={"metrics": metrics}) for seed in range(2)]
     assert "the teacher's accuracy on the same test images in %: big -> small 80.00" in table_text(summarise(taught))
     assert "teacher's accuracy" not in table_text(summarise([*taught, line("teacher", 0, 0.8, kind="teacher")]))
+
+
+def test_notes_of_plans_are_said_once_a_pair() -> None:
+    memorised = (
+        "the teacher has memorised its training images (99.9% of 2,000 are right, and 93.1% of validation images)"
+    )
+    other = memorised.replace("93.1", "92.8")
+    lines = [
+        line("scratch", 0, 0.9, notes=[]),
+        line("KD", 0, 0.9, notes=[memorised]),
+        line("KD", 1, 0.9, notes=[other]),
+        line("AMD", 0, 0.9, notes=[memorised, "maps of 2x2 are too small"]),
+        line("AMD", 0, None, kind="selection", notes=["of a run that failed"]),
+        line("KD", 0, 0.9, pair="other", notes=["the teacher is weak"]),
+        *(line("DKD", 0, 0.9, pair=pair, vary={"lr": 1}, notes=["of 10 images"]) for pair in ("big -> small", "other")),
+        line("AMD", 1, 0.9, pair="other"),  # of a version that kept none
+    ]
+    expected = [
+        "all pairs (DKD): of 10 images",
+        f"big -> small (KD, AMD): {memorised}",
+        "big -> small (AMD): maps of 2x2 are too small",
+        "other (KD): the teacher is weak",
+    ]
+    rows = summarise(lines)
+    assert [note for note in notes(rows) if note.startswith(("all", "big", "other"))] == expected
+    assert all(table_text(rows).count(note) == 1 for note in expected)
+    console = Console(width=400, record=True)
+    print_study(Study(None, lines), console)
+    assert all(console.export_text(clear=False).count(f"note: {note}") == 1 for note in expected)
+
+
+def test_a_study_says_notes_as_they_come(capsys) -> None:
+    reporter = ConsoleStudy(Console(width=400))
+    reporter.begin(0, 3)
+    for seed, pair, right in ((0, "big -> small", 93.1), (1, "big -> small", 92.8), (0, "other", 91)):
+        reporter.cell(line("KD", seed, 0.9, pair=pair, notes=[f"the teacher is weak ({right}%)"]), seed, 3, 1.0)
+    reporter.end()
+    said = [row for row in capsys.readouterr().out.splitlines() if row.startswith("note")]
+    assert said == [
+        f"note: {pair} (KD): the teacher is weak ({right}%)" for pair, right in (("big -> small", 93.1), ("other", 91))
+    ]
 
 
 def test_rows_hold_means_differences_and_corrected_p_values() -> None:

@@ -11,8 +11,10 @@ import numpy as np
 from rich.console import Console
 
 from angularkd.config import DistillConfig, EvaluateConfig, Recipe, ReportConfig
+from angularkd.data import DataSet
 from angularkd.errors import InputError
 from angularkd.reports import (
+    MOST_RUNS,
     Networks,
     Record,
     check_libraries,
@@ -68,7 +70,7 @@ def run_report(config: ReportConfig, console: Console | None = None) -> Path:
     if studies:
         report_study(studies[0], out, figures, _version())
     elif len(records) > 1:
-        report_runs(records, out, figures, _version())
+        report_runs(records, _students(records[:MOST_RUNS], config, console), out, figures, _version())
     else:
         networks, missing = _networks(records[0], config)
         report_run(records[0], networks, out, figures, _environment(records[0]), missing)
@@ -135,7 +137,24 @@ def _networks(record: Record, config: ReportConfig) -> tuple[Networks | None, st
     return None, f"the networks or images of the run cannot be opened ({missing})"
 
 
-def _opened(record: Record, config: ReportConfig, with_teacher: bool) -> Networks:
+def _students(records: Sequence[Record], config: ReportConfig, console: Console) -> list[tuple[Networks | None, str]]:
+    """Open the students of several runs and their test images again, each data set once; say what is missing of them, and why."""
+    datasets: dict[str, DataSet] = {}
+    found: list[tuple[Networks | None, str]] = []
+    for record in records:
+        try:
+            found.append((_opened(record, config, False, datasets), ""))
+        except InputError as error:
+            missing = f"its network or images cannot be opened ({str(error).rstrip('.')})"
+            console.print(f"note: {record.path}: {missing}", soft_wrap=True, highlight=False)
+            found.append((None, missing))
+    return found
+
+
+def _opened(
+    record: Record, config: ReportConfig, with_teacher: bool, datasets: dict[str, DataSet] | None = None
+) -> Networks:
+    """Open the networks of a run; of `datasets`, by their options, one that is there is taken, and one that is not is added."""
     folder, stored = RunFolder(record.path), record.config
     names = (*DATA_OPTIONS, *(TEACHER_OPTIONS if with_teacher else ()))
     options = {name: stored[name] for name in names if stored.get(name) is not None}
@@ -153,7 +172,11 @@ def _opened(record: Record, config: ReportConfig, with_teacher: bool) -> Network
         batch_size=BATCH,
         **options,
     )
-    built = build_evaluation(asked, open_dataset(asked))
+    about = str([asked.data, *(getattr(asked, name) for name in DATA_OPTIONS)])
+    datasets = {} if datasets is None else datasets
+    if about not in datasets:
+        datasets[about] = open_dataset(asked)
+    built = build_evaluation(asked, datasets[about])
     classes, images = built.data.dataset.classes, len(built.data.dataset.test)
     return Networks(built.fabric, built.model, built.teacher, classes, images, _reader(built.data), stored.get("pairs"))
 

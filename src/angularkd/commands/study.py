@@ -12,7 +12,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from angularkd.commands.layout import print_table
 from angularkd.config import Protocol, StudyConfig
 from angularkd.errors import InputError
-from angularkd.studies import CAPTION, FORMS, RESULTS, Study, StudyReporter, cells, notes, parts, run_study, study_of
+from angularkd.studies import (
+    CAPTION,
+    FORMS,
+    RESULTS,
+    Study,
+    StudyReporter,
+    cells,
+    notes,
+    once,
+    parts,
+    run_study,
+    study_of,
+)
 from angularkd.system.files import check_file_writable, write_text
 from angularkd.system.stopping import Stop
 from angularkd.training import duration
@@ -74,6 +86,7 @@ class ConsoleStudy:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._noted: set[tuple[str, str]] = set()
         self._bar = Progress(
             TextColumn("cells"),
             BarColumn(bar_width=24),
@@ -91,12 +104,18 @@ class ConsoleStudy:
         self._bar.start()
 
     def cell(self, line: dict[str, Any], done: int, total: int, seconds_left: float) -> None:
-        """Print what came of a cell, and advance the bar."""
+        """Print what came of a cell, with what its plan notes that was not said of its pair yet, and advance the bar."""
         self._bar.update(self._task, completed=done, total=total, left=f"{duration(seconds_left)} left")
         what = "failed" if line["status"] == "failed" else _figures(line)
         self.console.print(
             f"{done}/{total}  {_named(line)}  {what}  {duration(seconds_left)} left", highlight=False, soft_wrap=True
         )
+        for note, text in once(line.get("notes") or ()).items():
+            if (line["pair"], note) not in self._noted:
+                self.console.print(
+                    f"note: {line['pair']} ({line['objective']}): {text}", highlight=False, soft_wrap=True
+                )
+            self._noted.add((line["pair"], note))
 
     def end(self) -> None:
         """Remove the bar."""

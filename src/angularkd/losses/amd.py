@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from angularkd.errors import InputError, nearest
+from angularkd.errors import InputError, nearest, short_repr
 from angularkd.features import LEAST_SQUARE, mechanism, normalise, to_map
 from angularkd.losses.checks import full_precision, map_pair, require_paired, require_positive
 from angularkd.losses.polynomials import Series, cosine_series, log_sigmoid, polynomial
@@ -26,6 +26,8 @@ MARGINS: dict[str, tuple[float, float, float]] = {
 (arXiv 1801.07698); of the cosine, of CosFace (arXiv 1801.09414)."""
 
 NORMALIZATIONS = ("norm", "max")
+TERMS = ("angular", "positive", "negative")
+"""The terms of the loss, in the order of `AMDLoss.by_map`."""
 BALANCED = "balanced"
 LEAST_VARIATION = 1e-5
 """Least norm of a map less its mean beside the map's own norm: below it is what rounding in float32 leaves of a constant."""
@@ -45,7 +47,7 @@ class AMDLoss(nn.Module):
 
     unit(x) divides by the Euclidean norm over the positions of one sample within the region; mse is the mean over
     batch and positions. Patches are the cells of a grid x grid cut of maps normalised as a whole; a map too small for cells of two
-    positions is compared whole.
+    positions is compared whole. With some `terms` alone, x goes over these; they keep the factor of 1/3.
 
     Centred (`centered=True`, not in the paper), unit(x - mean(x)) stands for unit(x), the mean over the same positions: a
     correlation of maps in the place of a cosine. Q is small on all but small maps (||Q||_F = 1), so psi is nearly a constant
@@ -69,9 +71,11 @@ class AMDLoss(nn.Module):
         centered: whether maps are compared less their means: a correlation in the place of a cosine.
         normalization: what P is divided by to give Q: "norm", its Frobenius norm (the paper's), or "max", its largest value, which
             makes Q a map between 0 and 1 whatever its size.
+        terms: which of "angular", "positive" and "negative" are summed: names in a sequence, or as text "angular,positive". A term
+            that is left out is 0 in `by_map`.
 
     Raises:
-        InputError: for an option out of its range, and a margin or attention of an unknown name.
+        InputError: for an option out of its range, and a margin, attention or term of an unknown name.
 
     Paper: Jeon, Choi, Shukla & Turaga, arXiv 2302.14130. Departures from the authors' published code: logsigmoid for the
     difference of exponentials (theirs overflows in float32 from scale = 89 and in half precision always); the derivative of
@@ -93,6 +97,7 @@ class AMDLoss(nn.Module):
         eps: float = 1e-6,
         centered: bool = False,
         normalization: str = "norm",
+        terms: Sequence[str] | str = TERMS,
     ) -> None:
         super().__init__()
         if isinstance(margin, str):
@@ -138,6 +143,8 @@ class AMDLoss(nn.Module):
         self.eps = eps
         self.centered = centered
         self.normalization = normalization
+        self.terms = _terms(terms)
+        self.kept = tuple(term in self.terms for term in TERMS)
         self.reduction = mechanism(attention, power)
         self._series = cosine_series(margin, additive_margin)
 
@@ -190,13 +197,19 @@ class AMDLoss(nn.Module):
         student, teacher = map_pair(index, student, teacher, self.reduction)
         student_maps = self._angular_maps(self._attention(student))
         teacher_maps = self._angular_maps(self._attention(teacher))
-        both = list(zip(student_maps, teacher_maps, strict=True))
+        both = [(s, t) for s, t, kept in zip(student_maps, teacher_maps, self.kept, strict=True) if kept]
         distance = torch.stack([region_distance(s, t, self.centered) for s, t in both])
         height, width = student.shape[1:]
         if self.grid is not None and fits_grid((height, width), self.grid):
             local = torch.stack([self._patch_distance(s, t, self.grid) for s, t in both])
             distance = (1 - self.local_weight) * distance + self.local_weight * local
-        return distance * float(height * width) ** (1 if self.centered else 2) if self.balanced else distance
+        distance = distance * float(height * width) ** (1 if self.centered else 2) if self.balanced else distance
+        return distance if all(self.kept) else self._with_zeros(distance)
+
+    def _with_zeros(self, distance: Float[Tensor, " kept"]) -> Float[Tensor, 3]:
+        """Return the distances of the terms that are kept in their places, and 0 for the others."""
+        kept = iter(distance.unbind())
+        return torch.stack([next(kept) if term else distance.new_zeros(()) for term in self.kept])
 
     def _patch_distance(self, student: Map, teacher: Map, grid: int) -> Float[Tensor, ""]:
         cells = zip(patches(student, grid), patches(teacher, grid), strict=True)
@@ -295,3 +308,17 @@ def _margins(name: str, additive_margin: float, cosine_margin: float) -> tuple[f
     if additive_margin or cosine_margin:
         raise InputError(f"margin={name} sets all three margins: leave the others out, or give all three as numbers")
     return MARGINS[name]
+
+
+def _terms(given: Sequence[str] | str) -> tuple[str, ...]:
+    """Return the names in the order of TERMS. Raise InputError unless they are such, each once, and one at least."""
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
+    if not isinstance(names, Sequence) or not names or any(names.count(name) > 1 for name in names):
+        raise InputError(f"terms must name some of {', '.join(TERMS)}, each once, got {short_repr(given)}")
+    for name in names:
+        if name not in TERMS:
+            raise InputError(
+                f"there is no term {short_repr(name)}.{nearest(str(name), TERMS)} Name some of {', '.join(TERMS)}: "
+                "terms=[angular,positive]"
+            )
+    return tuple(name for name in TERMS if name in names)

@@ -47,9 +47,10 @@ def require_kind(loss: str, option: str, value: Any, annotation: str) -> None:
     Raises:
         InputError: naming the option and the loss.
     """
-    kinds = [KINDS[word] for word in re.findall(r"\w+", re.sub(r"\[.*?\]", "", annotation)) if word in KINDS]
+    words = re.findall(r"\w+", re.sub(r"\[.*?\]", "", annotation.replace("Sequence[str]", "Names")))
+    kinds = [KINDS[word] for word in words if word in KINDS]
     if kinds and not any(fits(value) for _, fits in kinds):
-        expected = " or ".join(words for words, _ in kinds)
+        expected = " or ".join(name for name, _ in kinds)
         raise InputError(f"{option} of loss '{loss}' must be {expected}, got {short_repr(value)}")
 
 
@@ -69,6 +70,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "str": ("a name", lambda value: isinstance(value, str)),
     "Literal": ("a name", lambda value: isinstance(value, str)),
     "Sequence": ("a list of numbers", lambda value: isinstance(value, list | tuple) and all(map(_is_number, value))),
+    "Names": ("a list of names", lambda value: isinstance(value, list | tuple) and {*map(type, value)} <= {str}),
     "None": ("null", lambda value: value is None),
 }
 """What an annotation takes, by the words in it, and how that is called."""

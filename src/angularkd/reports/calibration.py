@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curve = dict[str, list[Any]]
+MEANING = (
+    "By the probability that a network gives its answer: how many are right. On the diagonal, probabilities mean what they say; below it, "
+    "the network is too sure of itself. Areas of the dots are numbers of images."
+)
+FITTED = " The temperature T was fitted on validation images."
 
 
 def reliability_plots(observed: Observed, temperature: float | None) -> list[Plot]:
@@ -26,25 +31,8 @@ def reliability_plots(observed: Observed, temperature: float | None) -> list[Plo
         temperature: of the student, fitted on validation images; None where none was.
     """
     labels = torch.from_numpy(observed.labels)
-    about = (
-        f"Of {observed.which}, by the probability that the student gives its answer: how many are right. On the diagonal, "
-        "probabilities mean what they say; below it, the student is too sure of itself. Areas of the dots are numbers of images."
-    )
-    assert observed.student.logits is not None
-    curves = {"as trained": reliability_of(observed.student.logits, labels)["equal_width"]}
-    if temperature is not None:
-        scaled = reliability_of(observed.student.logits, labels, temperature)["equal_width"]
-        curves[f"divided by T = {temperature:.2f}"] = scaled
-        about += " The temperature T was fitted on validation images."
-    plots = [
-        Plot(
-            "reliability",
-            "Calibration of the student",
-            about,
-            lambda figure: _panels(figure, curves, STUDENT),
-            height=2.75 if len(curves) > 1 else 3.4,
-        )
-    ]
+    about = f"Of {observed.which}. {MEANING}{FITTED if temperature is not None else ''}"
+    plots = [student_reliability(observed, temperature, "reliability", "Calibration of the student", about)]
     if observed.both_classify:
         assert observed.teacher is not None and observed.teacher.logits is not None
         of_teacher = {"as it is": reliability_of(observed.teacher.logits, labels)["equal_width"]}
@@ -58,6 +46,28 @@ def reliability_plots(observed: Observed, temperature: float | None) -> list[Plo
             )
         )
     return plots
+
+
+def student_reliability(
+    observed: Observed, temperature: float | None, name: str, title: str, about: str, colour: str = STUDENT
+) -> Plot:
+    """Return the reliability diagram of a student, also after temperature scaling where it has a temperature.
+
+    Args:
+        observed: what it gave for test images.
+        temperature: fitted on validation images; None where none was.
+        name: of the figure's files.
+        title: of the figure.
+        about: what the figure says below it.
+        colour: of its marks.
+    """
+    labels, logits = torch.from_numpy(observed.labels), observed.student.logits
+    assert logits is not None
+    curves = {"as trained": reliability_of(logits, labels)["equal_width"]}
+    if temperature is not None:
+        curves[f"divided by T = {temperature:.2f}"] = reliability_of(logits, labels, temperature)["equal_width"]
+    height = 2.75 if len(curves) > 1 else 3.4
+    return Plot(name, title, about, lambda figure: _panels(figure, curves, colour), height=height)
 
 
 def calibration_error(curve: Curve) -> float:

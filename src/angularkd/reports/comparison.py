@@ -11,17 +11,29 @@ from angularkd.reports.curves import compared_curves
 from angularkd.reports.drawing import SERIES
 from angularkd.reports.forest import Interval, forest_plot
 from angularkd.reports.names import percent, short
+from angularkd.reports.observing import Networks
 from angularkd.reports.outcome import Figure, Outcome, interval, interval_text
 from angularkd.reports.page import Page, Section, Table
 from angularkd.reports.record import Record
 from angularkd.reports.single import Draw
+from angularkd.reports.together import sections_of_networks
 
 SHOWN_METRICS = ("accuracy", "nll", "ece", "ece_calibrated", "agreement")
 
 
-def comparison_page(records: Sequence[Record], draw: Draw, version: str) -> Page:
-    """Return the page of several runs, in the order that they are given in."""
+def comparison_page(
+    records: Sequence[Record], opened: Sequence[tuple[Networks | None, str]], draw: Draw, version: str
+) -> Page:
+    """Return the page of several runs.
+
+    Args:
+        records: what they left, in the order that they are given in.
+        opened: the networks of the first of them, or None, and what of them is missing, and why.
+        draw: turns plots into figures.
+        version: of this program.
+    """
     runs = labelled(records)
+    found = dict(zip(runs, opened, strict=False))
     forest = forest_plot(
         "runs",
         "Test accuracy",
@@ -36,6 +48,7 @@ def comparison_page(records: Sequence[Record], draw: Draw, version: str) -> Page
     sections = [
         Section("accuracy", "Accuracy and cost", figures=draw([forest, *compared_curves(runs), *cost_plots(points)])),
         Section("numbers", "Numbers", tables=[_numbers(runs)]),
+        *sections_of_networks(runs, found, draw, same_images=_same_images(records)),
         _differences(runs),
         Section("folders", "Folders", notes=[f"{label}: `{record.path}`" for label, record in runs.items()]),
     ]

@@ -112,9 +112,14 @@ class Observed:
         return self.teacher is not None and self.teacher.logits is not None
 
 
-def observe(networks: Networks) -> Observed:
-    """Run the networks on some test images, evenly spread over the split."""
-    count = min(image_count(networks), networks.images)
+def observe(networks: Networks, most: int | None = None) -> Observed:
+    """Run the networks on some test images, evenly spread over the split.
+
+    Args:
+        networks: of a run.
+        most: of the images; None for as many as `image_count` says.
+    """
+    count = min(image_count(networks) if most is None else most, networks.images)
     rows = np.linspace(0, networks.images - 1, count, dtype=np.int64)
     teacher_stages, student_stages, names = _stages(networks)
     roles: dict[str, tuple[Classifier, Sequence[Stage]]] = {"student": (networks.student, student_stages)}

@@ -124,7 +124,7 @@ def _points(record: Record, observed: Observed | None) -> list[Point]:
         costs = {"parameters, millions": parameters / 1e6} if parameters else {}
         network = "student" if role == "without the teacher" else role
         if observed is not None and network in observed.milliseconds:
-            costs["latency, ms an image"] = observed.milliseconds[network]
+            costs["latency of one image alone, ms"] = observed.milliseconds[network]
         if "accuracy" in metrics:
             found.append(Point(role, metrics["accuracy"], images, costs, colour))
     return found

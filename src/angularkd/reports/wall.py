@@ -1,16 +1,16 @@
-"""A wall of test images with the attention of both networks: which images, and what the page needs to draw their maps."""
+"""A wall of test images with the attention of networks: which images, and what the page needs to draw their maps."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,8 +43,8 @@ class Tile:
         pixelated: whether it is so small that its pixels are to be seen.
         truth: the name of its class.
         said: what each network says, by role: a name of a class with its probability, and whether that is right.
-        agree: whether both say the same; of a student alone, whether it is right.
-        maps: for each stage the attention maps Q of the teacher (empty without one) and the student, float32 in base64.
+        agree: whether all say the same; of a student alone, whether it is right.
+        maps: for each stage the attention map Q of each role, float32 in base64.
     """
 
     source: str
@@ -52,7 +52,7 @@ class Tile:
     truth: str
     said: dict[str, tuple[str, bool]]
     agree: bool
-    maps: list[tuple[str, str]]
+    maps: list[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,14 @@ class Wall:
     """Images with attention maps.
 
     Attributes:
+        roles: what the networks are called: teacher and student, or runs.
         tiles: the images.
-        stages: of each map its height and width, and what it is called.
+        stages: what each is called, and the height and width of each role's map.
         agreeing, disagreeing: how many of `images` do.
         images: how many were looked at.
     """
 
+    roles: tuple[str, ...]
     tiles: list[Tile]
     stages: list[dict[str, Any]]
     agreeing: int
@@ -75,25 +77,86 @@ class Wall:
     @property
     def first(self) -> int:
         """Return the stage that is drawn first: the deepest that is more than a few positions."""
-        fine = [number for number, stage in enumerate(self.stages) if stage["height"] * stage["width"] >= FINE]
+        fine = [
+            number
+            for number, stage in enumerate(self.stages)
+            if all(height * width >= FINE for height, width in stage["sizes"])
+        ]
         return fine[-1] if fine else 0
 
     @property
     def maps(self) -> dict[str, Any]:
         """Return what the page's script reads."""
-        return {"stages": self.stages, "maps": [tile.maps for tile in self.tiles]}
+        return {
+            "stages": self.stages,
+            "maps": [tile.maps for tile in self.tiles],
+            "compared": self.roles == ("teacher", "student"),
+        }
 
 
 def build_wall(networks: Networks, observed: Observed) -> Wall | None:
     """Return a wall of images on which the networks agree, and as many on which they do not; None without maps to draw."""
     maps = _attention_maps(observed)
+    roles = ("student",) if observed.teacher is None else ("teacher", "student")
+    names = [_stage_name(*names) for names in observed.stages]
+    return hang(networks, observed, roles, maps, names, _agree(observed), _classifying(observed))
+
+
+def build_shared_wall(networks: Networks, runs: Mapping[str, Observed]) -> Wall | None:
+    """Return a wall of images on which several students agree, and as many on which they do not; None without maps to draw.
+
+    Args:
+        networks: of one of the runs, whose images are shown.
+        runs: what the networks of each gave for the same images, by the run's label.
+    """
+    found = {label: observed.student for label, observed in runs.items() if observed.student.maps}
+    if not found:
+        return None
+    counts = {len(outputs.maps) for outputs in found.values()}
+    if len(counts) == 1:
+        count = counts.pop()
+        numbers = [(number,) * len(found) for number in range(count)]
+        names = [f"{number + 1} of {count}" for number in range(count)]
+    else:
+        numbers = [tuple(_deepest_fine(outputs.maps) for outputs in found.values())]
+        names = ["deepest"]
+    maps = [
+        tuple(attention(outputs.maps[number]) for outputs, number in zip(found.values(), each, strict=True))
+        for each in numbers
+    ]
+    first = next(iter(runs.values()))
+    answers = [observed.student.predicted for observed in runs.values()]
+    agree = np.all([answer == answers[0] for answer in answers], axis=0)
+    said = {label: observed.student for label, observed in runs.items()}
+    return hang(networks, first, tuple(found), maps, names, agree, said)
+
+
+def hang(
+    networks: Networks,
+    observed: Observed,
+    roles: tuple[str, ...],
+    maps: Sequence[tuple[Tensor, ...]],
+    names: Sequence[str],
+    agree: Bool[np.ndarray, " images"],
+    answers: Mapping[str, Outputs],
+) -> Wall | None:
+    """Return a wall of some images; None without maps.
+
+    Args:
+        networks: whose images are shown.
+        observed: of these images, their classes and rows.
+        roles: what the networks are called that have maps.
+        maps: for each stage the attention maps of each role.
+        names: of the stages.
+        agree: which images the networks agree on.
+        answers: the outputs of each network that tells apart the classes, by role.
+    """
     if not maps:
         return None
-    agree = _agree(observed)
     chosen = _chosen(agree, _tile_count(maps))
     batches = networks.batches(observed.rows[chosen])
     pixels = [image for batch in batches for image in _as_pixels(batch.images)]
-    said = {role: _said(outputs, observed) for role, outputs in _classifying(observed).items()}
+    said = {role: _said(outputs, observed) for role, outputs in answers.items()}
     tiles = [
         Tile(
             _data_url(image),
@@ -101,28 +164,34 @@ def build_wall(networks: Networks, observed: Observed) -> Wall | None:
             short(observed.classes[observed.labels[place]], LONGEST_NAME),
             {role: texts[place] for role, texts in said.items()},
             bool(agree[place]),
-            [(_packed(teacher, place), _packed(student, place)) for teacher, student in maps],
+            [tuple(_packed(each, place) for each in stage) for stage in maps],
         )
         for place, image in zip(chosen, pixels, strict=True)
     ]
     stages = [
-        {"height": student.shape[1], "width": student.shape[2], "name": _stage_name(*names)}
-        for (_, student), names in zip(maps, observed.stages, strict=True)
+        {"name": name, "sizes": [tuple(each.shape[1:]) for each in stage]}
+        for stage, name in zip(maps, names, strict=True)
     ]
-    return Wall(tiles, stages, int(agree.sum()), int((~agree).sum()), len(agree))
+    return Wall(roles, tiles, stages, int(agree.sum()), int((~agree).sum()), len(agree))
 
 
-def _attention_maps(observed: Observed) -> list[tuple[Tensor | None, Tensor]]:
-    """Return for each stage the attention maps Q of teacher and student, at one size."""
-    found: list[tuple[Tensor | None, Tensor]] = []
-    for number, student in enumerate(observed.student.maps):
-        if observed.teacher is None:
-            found.append((None, normalise(_no_larger(student), EPS)))
-            continue
-        both = match_sizes(student, observed.teacher.maps[number])
-        of_student, of_teacher = (normalise(_no_larger(one), EPS) for one in both)
-        found.append((of_teacher, of_student))
-    return found
+def _attention_maps(observed: Observed) -> list[tuple[Tensor, ...]]:
+    """Return for each stage the attention maps Q of teacher and student at one size, or of the student alone."""
+    if observed.teacher is None:
+        return [(attention(student),) for student in observed.student.maps]
+    pairs = zip(observed.student.maps, observed.teacher.maps, strict=True)
+    both = (match_sizes(student, teacher) for student, teacher in pairs)
+    return [(attention(teacher), attention(student)) for student, teacher in both]
+
+
+def attention(power_maps: Tensor) -> Tensor:
+    """Return the attention maps Q of power maps, of LARGEST_MAP positions a side at most."""
+    return normalise(_no_larger(power_maps), EPS)
+
+
+def _deepest_fine(maps: Sequence[Tensor]) -> int:
+    """Return the place of the deepest map of FINE positions or more, else of the shallowest."""
+    return max((number for number, one in enumerate(maps) if one[0].numel() >= FINE), default=0)
 
 
 def _no_larger(maps: Tensor) -> Tensor:
@@ -143,8 +212,8 @@ def _agree(observed: Observed) -> np.ndarray:
     return observed.student.predicted == observed.labels
 
 
-def _tile_count(maps: Sequence[tuple[Tensor | None, Tensor]]) -> int:
-    positions = sum(one[0].numel() for pair in maps for one in pair if one is not None)
+def _tile_count(maps: Sequence[tuple[Tensor, ...]]) -> int:
+    positions = sum(one[0].numel() for stage in maps for one in stage)
     return int(np.clip(MAPS_BYTES / (positions * 4 * 4 / 3), LEAST_TILES, TILES))
 
 
@@ -180,8 +249,8 @@ def _data_url(pixels: UInt8[np.ndarray, "height width 3"]) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _packed(maps: Tensor | None, place: int) -> str:
-    return "" if maps is None else base64.b64encode(maps[place].numpy().astype("<f4").tobytes()).decode()
+def _packed(maps: Tensor, place: int) -> str:
+    return base64.b64encode(maps[place].numpy().astype("<f4").tobytes()).decode()
 
 
 def _stage_name(teacher: str, student: str) -> str:

@@ -54,9 +54,19 @@ def report_run(
     _write(out, figures, lambda drawn: run_page(record, networks, drawn, text, environment, missing))
 
 
-def report_runs(records: Sequence[Record], out: Path, figures: Path, version: str) -> None:
-    """Write the report of several runs side by side."""
-    _write(out, figures, lambda drawn: comparison_page(records, drawn, version))
+def report_runs(
+    records: Sequence[Record], opened: Sequence[tuple[Networks | None, str]], out: Path, figures: Path, version: str
+) -> None:
+    """Write the report of several runs side by side.
+
+    Args:
+        records: what they left.
+        opened: of the first of them the networks and test images, or None, and what of these is missing, and why.
+        out: the file of the page.
+        figures: the folder of the figures.
+        version: of this program.
+    """
+    _write(out, figures, lambda drawn: comparison_page(records, opened, drawn, version))
 
 
 def report_study(folder: Path, out: Path, figures: Path, version: str) -> None:

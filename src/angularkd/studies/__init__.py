@@ -4,7 +4,7 @@ from angularkd.studies.lines import read_lines
 from angularkd.studies.progress import StudyReporter
 from angularkd.studies.statistics import Sample, difference
 from angularkd.studies.study import Study, run_study, study_of
-from angularkd.studies.summary import Row, summarise
+from angularkd.studies.summary import Row, once, summarise
 from angularkd.studies.table import CAPTION, FORMS, RESULTS, cells, notes, parts, table_text
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "cells",
     "difference",
     "notes",
+    "once",
     "parts",
     "read_lines",
     "run_study",

@@ -81,7 +81,8 @@ def _done(task: Task, folder: RunFolder, study: Path, stop: Stop | None) -> dict
         file.unlink()
     stored = folder.read_config() or {}
     inside = {name: value.removeprefix(f"{study}/") for name, value in stored.items() if isinstance(value, str)}
-    return {**_read(folder), "configuration": {**stored, **inside}}  # the same wherever the study is
+    notes = [] if task.teacher is not None and task.teacher.action != "train" else _plan_notes(folder)
+    return {**_read(folder), "notes": notes, "configuration": {**stored, **inside}}  # the same wherever the study is
 
 
 def _run(task: Task, config: Any, stop: Stop | None) -> None:
@@ -119,6 +120,13 @@ def _read(folder: RunFolder) -> dict[str, Any]:
         "student_hash": _digest(folder.student),
         "teacher_hash": results.get("teacher_fingerprint"),
     }
+
+
+def _plan_notes(folder: RunFolder) -> list[str]:
+    """Return what the plan of a distillation notes on its teacher, its data and its losses; nothing of a run without a plan."""
+    if not folder.plan.exists():
+        return []
+    return [str(note).replace("`", "'") for note in json.loads(folder.plan.read_text(encoding="utf-8"))["notes"]]
 
 
 def _last_validation(folder: RunFolder) -> dict[str, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ SCRATCH, KD, TEACHER = "scratch", "KD", "teacher"
 """What the baselines, and the teachers that a study trains, are called."""
 BASELINES = (SCRATCH, KD)
 LAST, SELECTED = "last epoch", "selected epoch"
+NUMBER = re.compile(r"[-+]?\d[\d,.]*(e[-+]?\d+)?%?")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Row:
         teacher: the accuracy of the students' teacher on the same images, where it tells apart these classes.
         trials: how many settings were tried, and `trial_seconds` how long that took in all.
         differences: of `accuracy` to "scratch" and "KD", paired by seed.
+        notes: of the runs' plans, trials included, each once whatever numbers it holds.
     """
 
     pair: str
@@ -46,6 +49,7 @@ class Row:
     trials: int = 0
     trial_seconds: float = 0.0
     differences: Mapping[str, Difference] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def summarise(lines: Sequence[Line]) -> list[Row]:
@@ -58,6 +62,14 @@ def summarise(lines: Sequence[Line]) -> list[Row]:
     for line in lines:
         groups.setdefault(json.dumps([line["pair"], line["vary"]], sort_keys=True), []).append(line)
     return [row for group in groups.values() for row in _compared(group)]
+
+
+def once(notes: Iterable[str]) -> dict[str, str]:
+    """Return notes of which no two differ in their numbers alone, the first of each, by their texts without numbers."""
+    found: dict[str, str] = {}
+    for note in notes:
+        found.setdefault(NUMBER.sub("#", note), note)
+    return found
 
 
 def _compared(lines: Sequence[Line]) -> list[Row]:
@@ -115,6 +127,11 @@ def _row(
         teacher=sample([found[TEACHER]["accuracy"] for found in metrics if found and TEACHER in found]),
         trials=len({json.dumps(line["settings"], sort_keys=True) for line in tried}),
         trial_seconds=sum(line["seconds"] or 0.0 for line in tried),
+        notes=tuple(
+            once(
+                note for line in (*done, *tried) if line["status"] == "finished" for note in line.get("notes") or ()
+            ).values()
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from angularkd.errors import InputError
 from angularkd.studies.statistics import MOST_SEEDS, Difference, Sample
-from angularkd.studies.summary import BASELINES, TEACHER, Row
+from angularkd.studies.summary import BASELINES, TEACHER, Row, once
 
 CAPTION = (
     "Accuracy on the test images in %, mean ± sample standard deviation over the seeds, of the last epoch and of the epoch selected on "
@@ -90,7 +90,30 @@ def notes(rows: Sequence[Row]) -> list[str]:
         found.append(f"{failed} runs failed and are not in the figures; the study's next call tries them again")
     if any(len(row.seeds) < 2 for row in rows if row.accuracy is not None and not row.objective.startswith("teacher")):
         found.append("of a single seed there is no spread and no interval")
-    return found
+    return [*found, *plan_notes(rows)]
+
+
+def plan_notes(rows: Sequence[Row]) -> list[str]:
+    """Return what the plans of the runs note: once where it is said of all pairs, else once a pair; with objectives where of some."""
+    by_pair: dict[str, dict[str, str]] = {}
+    for pair in dict.fromkeys(row.pair for row in rows):
+        noted = {
+            (row.objective, note): text for row in rows if row.pair == pair for note, text in once(row.notes).items()
+        }
+        planned = dict.fromkeys(objective for objective, _ in noted)
+        found = by_pair.setdefault(pair, {})
+        for which in dict.fromkeys(note for _, note in noted):
+            of = {objective: text for (objective, note), text in noted.items() if note == which}
+            about = f" ({', '.join(of)})" if len(of) < len(planned) else ""
+            found[about + which] = f"{about}: {next(iter(of.values()))}"
+    pairs = [pair for pair, found in by_pair.items() if found]
+    shared = (
+        [note for note in by_pair[pairs[0]] if all(note in by_pair[pair] for pair in pairs)] if len(pairs) > 1 else []
+    )
+    return [
+        *(f"all pairs{by_pair[pairs[0]][note]}" for note in shared),
+        *(f"{pair}{text}" for pair in pairs for note, text in by_pair[pair].items() if note not in shared),
+    ]
 
 
 def as_markdown(rows: Sequence[Row]) -> str:

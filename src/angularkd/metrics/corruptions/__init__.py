@@ -1,8 +1,8 @@
 """Common corruptions of photographs, made as they are needed (Hendrycks & Dietterich, arXiv 1903.12261).
 
-CORRUPTIONS is the table of them: twelve of the paper's fifteen; snow and frost need other photographs or programs, and glass blur moves
-pixels one after another. Constants are those of its code (github.com/hendrycks/robustness, ImageNet-C/create_c): `make_cifar_c.py` for
-images of at most SMALL pixels a side, else `make_imagenet_c.py`.
+CORRUPTIONS is the table of them: fourteen of the paper's fifteen; frost is made of photographs of frosted glass. Constants are those of
+its code (github.com/hendrycks/robustness, ImageNet-C/create_c): `make_cifar_c.py` for images of at most SMALL pixels a side, else
+`make_imagenet_c.py`.
 
 To add one, write a function from images, draws and a constant to images in the file of its kind, and a row.
 """
@@ -18,11 +18,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from angularkd.metrics.corruptions.blur import defocus_blur, motion_blur, zoom_blur
+from angularkd.metrics.corruptions.blur import defocus_blur, glass_blur, motion_blur, zoom_blur
 from angularkd.metrics.corruptions.digital import elastic_transform, jpeg_compression, pixelate
 from angularkd.metrics.corruptions.draws import Draws, Images
-from angularkd.metrics.corruptions.light import brightness, contrast, fog
+from angularkd.metrics.corruptions.light import brightness, contrast
 from angularkd.metrics.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
+from angularkd.metrics.corruptions.weather import fog, snow
 
 SMALL = 64
 """Longest side, in pixels, of images that are corrupted as those of CIFAR are."""
@@ -55,6 +56,11 @@ CORRUPTIONS: dict[str, Corruption] = {
         ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
         ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
     ),
+    "glass_blur": Corruption(
+        glass_blur,
+        ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+        ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+    ),
     "motion_blur": Corruption(
         motion_blur, ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)), ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))
     ),
@@ -62,6 +68,23 @@ CORRUPTIONS: dict[str, Corruption] = {
         zoom_blur,
         ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
         ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
+    ),
+    "snow": Corruption(
+        snow,
+        (
+            (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+            (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+        ),
+        (
+            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+        ),
     ),
     "fog": Corruption(
         fog,

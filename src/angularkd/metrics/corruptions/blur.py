@@ -1,4 +1,4 @@
-"""Corruptions by blur: a lens out of focus, a moving camera, a camera that comes nearer."""
+"""Corruptions by blur: a lens out of focus, frosted glass, a moving camera, a camera that comes nearer."""
 
 from __future__ import annotations
 
@@ -19,14 +19,37 @@ def defocus_blur(images: Images, draws: Draws, lens: tuple[float, float]) -> Ima
     return convolve(images, _disk(*lens)[None, None], mode="mirror")
 
 
+def glass_blur(images: Images, draws: Draws, glass: tuple[float, int, int]) -> Images:
+    """Blur, let pixels take the colours of others near them, and blur again.
+
+    Pixel after pixel, from the last to the first, takes the colour that a pixel near it has by then: what the published code does, whose
+    line that is to exchange the two copies one.
+
+    Args:
+        images: to blur.
+        draws: what is random.
+        glass: the standard deviation of the blur in pixels, how near the other pixel is, and how often all pixels are gone through.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    sigma, near, times = glass
+    batch, channels, height, width = images.shape
+    rows, columns = np.arange(height - near, near, -1), np.arange(width - near, near, -1)
+    offsets = draws.integers(-near, near, times, len(rows), len(columns), 2) @ np.array([width, 1])
+    places = (rows[:, None] * width + columns).ravel()
+    sources = np.tile(np.arange(height * width)[:, None], batch)
+    numbers = np.arange(batch)
+    for steps in offsets.reshape(batch, times, -1).transpose(1, 2, 0):
+        for place, step in zip(places, steps, strict=True):
+            sources[place] = sources[place + step, numbers]
+    blurred = gaussian_filter(images, (0, 0, sigma, sigma), mode="nearest").reshape(batch, channels, -1)
+    shuffled = np.take_along_axis(blurred, sources.T[:, None], axis=2).reshape(images.shape)
+    return gaussian_filter(shuffled, (0, 0, sigma, sigma), mode="nearest")
+
+
 def motion_blur(images: Images, draws: Draws, motion: tuple[int, float]) -> Images:
     """Blur along a line at an angle of -45 to 45 degrees, by one half of a Gaussian of a radius and a standard deviation in pixels."""
-    radius, sigma = motion
-    weights = np.exp(-np.square(np.arange(2 * radius + 1)) / (2 * sigma**2))
-    angles = np.deg2rad(draws.uniform(-45, 45))
-    return np.stack(
-        [_moved(image, angle, weights / weights.sum()) for image, angle in zip(images, angles, strict=True)]
-    )
+    return moved(images, draws.uniform(-45, 45), *motion)
 
 
 def zoom_blur(images: Images, draws: Draws, zooms: tuple[float, float]) -> Images:
@@ -34,8 +57,20 @@ def zoom_blur(images: Images, draws: Draws, zooms: tuple[float, float]) -> Image
     factors = np.arange(1, *zooms)
     out = images.copy()
     for factor in factors:
-        out += _zoomed(_zoomed(images, factor, axis=2), factor, axis=3)
+        out += zoomed(images, factor)
     return out / (len(factors) + 1)
+
+
+def moved(images: Images, degrees: Array, radius: int, sigma: float) -> Images:
+    """Return images blurred along a line at an angle each, by one half of a Gaussian of a radius and a standard deviation in pixels."""
+    weights = np.exp(-np.square(np.arange(2 * radius + 1)) / (2 * sigma**2))
+    pairs = zip(images, np.deg2rad(degrees), strict=True)
+    return np.stack([_moved(image, angle, weights / weights.sum()) for image, angle in pairs])
+
+
+def zoomed(images: Images, factor: float) -> Images:
+    """Return the centre of the images enlarged by a factor, interpolated linearly to the size of the whole."""
+    return _zoomed(_zoomed(images, factor, axis=2), factor, axis=3)
 
 
 def _disk(radius: float, smoothing: float) -> Array:

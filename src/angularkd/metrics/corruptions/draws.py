@@ -30,6 +30,10 @@ class Draws:
         """Return uniform numbers, [batch, *shape]."""
         return np.stack([generator.uniform(low, high, shape) for generator in self.generators])
 
+    def integers(self, low: int, high: int, *shape: int) -> NDArray[np.int64]:
+        """Return whole numbers from `low` to `high` - 1, [batch, *shape]."""
+        return np.stack([generator.integers(low, high, shape) for generator in self.generators])
+
     def normal(self, *shape: int) -> NDArray[np.float64]:
         """Return normal numbers of variance 1, [batch, *shape]."""
         return np.stack([generator.standard_normal(shape) for generator in self.generators])

@@ -23,7 +23,7 @@
     return new Float32Array(bytes.buffer);
   };
   const data = JSON.parse(document.getElementById("maps").textContent);
-  const images = data.maps.map((stages) => stages.map((pair) => pair.map((text) => (text ? read(text) : null))));
+  const images = data.maps.map((stages) => stages.map((maps) => maps.map(read)));
   const options = Object.fromEntries(["additive", "cosine", "scale"].map((name) => [name, Number(wall.dataset[name])]));
   const control = Object.fromEntries(["part", "stage", "which", "range", "margin"].map((name) => [name, document.getElementById(name)]));
   const tiles = [...wall.querySelectorAll(".tile")];
@@ -85,30 +85,26 @@
 
   const draw = () => {
     const margin = Number(control.margin.value), name = control.part.value, stage = Number(control.stage.value);
-    const { height, width } = data.stages[stage];
+    const { sizes } = data.stages[stage];
     document.getElementById("margin-value").textContent = margin.toFixed(2);
     const distances = [];
     tiles.forEach((tile, number) => {
       const agrees = tile.dataset.agree === "yes", which = control.which.value;
       tile.hidden = which !== "all" && agrees !== (which === "agree");
-      const [teacher, student] = images[number][stage];
-      if (teacher) {
-        const found = distance(teacher, student, margin);
+      const maps = images[number][stage];
+      if (data.compared) {
+        const found = distance(...maps, margin);
         tile.dataset.distance = found;
         tile.querySelector(".distance").textContent = `AMD ${short(found)}`;
         if (!tile.hidden) distances.push(found);
       }
       if (tile.hidden) return;
-      const maps = { teacher, student };
       const values = (map, at) => Array.from(map, (q) => part[name](q, at));
-      const present = Object.values(maps).filter(Boolean);
-      const shared = bounds(present.flatMap((map) => (name === "attention" ? [margin] : margins.concat(margin)).flatMap((at) => bounds(values(map, at)))));
+      const shared = bounds(maps.flatMap((map) => (name === "attention" ? [margin] : margins.concat(margin)).flatMap((at) => bounds(values(map, at)))));
       const picture = tile.querySelector("img");
-      tile.querySelectorAll("canvas").forEach((canvas) => {
-        const map = maps[canvas.dataset.role];
-        if (!map) return;
-        const here = values(map, margin);
-        paint(canvas, picture, here, control.range.value === "map" ? bounds(here) : shared, height, width);
+      tile.querySelectorAll("canvas").forEach((canvas, place) => {
+        const here = values(maps[place], margin);
+        paint(canvas, picture, here, control.range.value === "map" ? bounds(here) : shared, ...sizes[place]);
       });
     });
     const mean = distances.reduce((sum, value) => sum + value, 0) / (distances.length || 1);
