@@ -17,6 +17,16 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_bf16() -> Iterator[None]:
+    """Let `precision=auto` be float32 on every processor, so that what is compared digit by digit is so everywhere."""
+    from angularkd.system import devices
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "processor_has_bf16", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_reports() -> Iterator[None]:
     """Leave out the reports of finished runs, which take longer than most runs here; those who test them ask for `reports`."""
     import angularkd.commands.distill

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line of this process; Ctrl-C ends it in one line from the first import on."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        os.environ.setdefault(
+            "TORCH_CPP_LOG_LEVEL", "ERROR"
+        )  # what PyTorch warns of in every process, and of those that end
     try:
         from angularkd.cli import main as run
 

@@ -62,7 +62,13 @@ def test_a_finished_run_gets_its_baseline_by_resuming(alone, compared, digits_te
 
 
 class Killed(Silent):
-    """A reporter in which the run is killed as soon as an epoch is done."""
+    """A reporter in which the run is killed as soon as an epoch is done, and what it logs is kept."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
 
     def epoch(self, row: dict) -> None:
         raise KeyboardInterrupt
@@ -70,8 +76,11 @@ class Killed(Silent):
 
 def test_a_run_that_is_killed_in_its_baseline_goes_on(compared, digits_teacher, tmp_path) -> None:
     given = {**OPTIONS, "teacher": str(digits_teacher), "baseline": True, "out": str(tmp_path / "run")}
+    killed = Killed()
     with pytest.raises(KeyboardInterrupt):
-        run_distillation(DistillConfig.from_options(**given), Killed())
+        run_distillation(DistillConfig.from_options(**given), killed)
+    assert any("without the teacher first" in line for line in killed.lines)
+    assert not [line for line in killed.lines if line.startswith("note: ")], "the plan has shown them"
     assert (tmp_path / "run/baseline/checkpoints/last.ckpt").exists()
     gone_on = angularkd.distill(**given, resume=True)
     assert same(saved_weights(gone_on.folder / "baseline"), saved_weights(compared.folder / "baseline"))

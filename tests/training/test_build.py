@@ -130,9 +130,6 @@ def test_evaluation_takes_what_a_gpu_has_room_for_unless_workers_decode(monkeypa
 def test_half_precision_is_taken_where_a_gpu_has_it(monkeypatch, device, cuda, bf16, precision) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert resolve_precision(device, "auto") == precision
     assert resolve_precision(device, "16-mixed") == "16-mixed"
-
-
-def test_a_run_says_its_precision() -> None:
-    assert build().config.precision == "32-true"

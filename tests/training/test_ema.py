@@ -212,7 +212,7 @@ def test_a_stopped_run_goes_on_with_the_same_average(recorded, tmp_path, monkeyp
 def test_a_run_is_not_resumed_with_another_average(recorded) -> None:
     run, _ = recorded
     for ema in ({}, {"ema": 0.99}):
-        with pytest.raises(InputError, match="was started with another ema"):
+        with pytest.raises(InputError, match=r"was started with other options \(ema\)"):
             angularkd.train(**RUN, **ema, out=str(run.folder), resume=True)
 
 

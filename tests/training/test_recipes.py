@@ -51,6 +51,16 @@ def test_the_note_says_who_chose() -> None:
     assert note.startswith("recipe: adamw, peak learning rate 0.003") and "the classification layer alone" in note
 
 
+def test_the_linear_rule_scales_the_rate_once_and_says_so() -> None:
+    given = config(batch_size=256, accumulate=2, lr_scaling="linear")
+    found = with_recipe(given, SCRATCH)
+    assert (found.lr, found.lr_scaling) == (pytest.approx(0.4), "none")
+    assert with_recipe(found, SCRATCH) == found
+    note = recipe_note(given, found, SCRATCH)
+    assert "peak learning rate 0.4" in note and "0.1 times 512 images a step over 128" in note
+    assert with_recipe(config(lr=0.2, batch_size=64, lr_scaling="linear"), SCRATCH).lr == pytest.approx(0.1)
+
+
 def test_a_run_resolves_it(digits_teacher: Path) -> None:
     scratch = training_job(**DIGITS, model="cifar/resnet8")
     head = training_job(**DIGITS, model=str(digits_teacher), train_only_head=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from angularkd.config import DistillConfig
-from angularkd.training.run import _claimed, _short
+from angularkd.training.run import _folder, _short
 
 
 def test_long_names_make_a_folder_that_can_be(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = DistillConfig(data="d" * 255, teacher="é" * 127, student="\udcff" * 255, seed=2**32 - 1)
-    with _claimed(config, f"{_short(config.student)}-from-{_short(config.teacher)}") as claimed:
+    with _folder(config, f"{_short(config.student)}-from-{_short(config.teacher)}").claimed(resume=False) as claimed:
         folder = claimed.path
         assert folder.parent == Path("runs") and len(folder.name.encode(errors="surrogateescape")) <= 255
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,14 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 import angularkd
-from angularkd.cli.printing import OutputError, guarded_output, one_line, stop
+from angularkd.cli.printing import OutputError, guarded_output, one_line
+from angularkd.cli.printing import stop as stop_process
 from angularkd.config import with_flags
 from angularkd.errors import InputError
+from angularkd.system.processes import is_lost_process, last_words, process_count
 from angularkd.system.stopping import Stopped, stopped_by_signals
 
 USAGE_ERROR, UNFORESEEN, MACHINE, INTERRUPTED, CLOSED_PIPE = 2, 70, 74, 130, 141
@@ -45,6 +48,16 @@ OS_ERROR = re.compile(r"([^:]*)\(os error (\d+)\)")
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "unable to allocate")
 """What torch and NumPy say then, in errors of several kinds."""
 GOES_ON = (("train",), ("distill",))
+LOST = "another process of this run is gone; where it does not say why, it was killed{}"
+"""What a process of several says that has lost one."""
+
+
+def stop(text: str, code: int, *, lost: bool = False) -> NoReturn:
+    """End the process with a line and an exit code; of the processes of one run, the first that ends says why."""
+    speaks, code = last_words(code, lost=lost)
+    if speaks:
+        stop_process(text, code)
+    raise SystemExit(code)
 
 
 @contextmanager
@@ -73,6 +86,8 @@ def ending(arguments: Sequence[str]) -> Iterator[None]:
             raise SystemExit(CLOSED_PIPE) from None
         stop(f"what is printed cannot be written: {error.strerror}", MACHINE)
     except Exception as error:
+        if process_count() > 1 and is_lost_process(error):
+            stop(LOST.format(_goes_on(arguments)), MACHINE, lost=True)
         if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
             stop(f"{error.strerror}{f': {error.filename}' if error.filename else ''}", MACHINE)
         refused = OS_ERROR.search(str(error))

@@ -17,6 +17,7 @@ NOT_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud
 LONGEST_LINE = 1_000
 """Characters of a message."""
 PIPED_WIDTH = 160
+"""Characters of a line where nobody says how wide it may be."""
 
 
 class OutputError(OSError):
@@ -87,9 +88,10 @@ class TextConsole(Console):
 
 
 def open_console() -> TextConsole:
-    """Return the console of standard output."""
-    terminal = TextConsole()
-    return terminal if terminal.is_terminal else TextConsole(width=PIPED_WIDTH)
+    """Return the console of standard output: as wide as the terminal or the variable COLUMNS says, else PIPED_WIDTH."""
+    console = TextConsole()
+    said = os.environ.get("COLUMNS", "")
+    return console if console.is_terminal or (said.isdigit() and int(said) > 0) else TextConsole(width=PIPED_WIDTH)
 
 
 def printable(text: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import angularkd
 from angularkd.cli.endings import ending
 from angularkd.cli.helping import FLAGS as HELP_FLAGS
 from angularkd.cli.parsing import parse
-from angularkd.cli.printing import open_console
+from angularkd.cli.printing import open_console, stop
 from angularkd.config import (
     CacheInfoConfig,
     DemoConfig,
@@ -25,6 +25,7 @@ from angularkd.config import (
     VerifyConfig,
 )
 from angularkd.errors import InputError, nearest, short_repr
+from angularkd.system.processes import launch, process_count
 from angularkd.system.stopping import stopped_by_signals
 
 USAGE = """angularkd: distil any PyTorch vision classifier into a smaller one
@@ -99,6 +100,11 @@ def _run(arguments: list[str]) -> None:
         print(f"angularkd {angularkd.__version__}")
         return
     command = COMMANDS.get(arguments[0])
+    if process_count() > 1 and command is not None and arguments[0] not in IN_PROCESSES:
+        raise InputError(
+            f"angularkd {arguments[0]} is of one process, and this is one of {process_count()}: start it without torchrun, which is for "
+            f"{' and '.join(IN_PROCESSES)}"
+        )
     if command is None:
         known = f"{nearest(arguments[0], COMMANDS)} All of them: {', '.join(COMMANDS)}"
         raise InputError(f"there is no command {short_repr(arguments[0])}.{known}")
@@ -107,6 +113,7 @@ def _run(arguments: list[str]) -> None:
 
 def _train(arguments: list[str]) -> None:
     config = parse(TrainConfig, "train", arguments)
+    _in_processes(config.devices, ["train", *arguments])
     from angularkd.commands.progress import ConsoleReporter
     from angularkd.commands.train import train_and_report
 
@@ -117,6 +124,7 @@ def _train(arguments: list[str]) -> None:
 
 def _distill(arguments: list[str]) -> None:
     config = parse(DistillConfig, "distill", arguments)
+    _in_processes(config.devices, ["distill", *arguments])
     from angularkd.commands.distill import distill_and_report
     from angularkd.commands.progress import ConsoleReporter
 
@@ -164,8 +172,8 @@ def _cache(arguments: list[str]) -> None:
         return
     if action not in ("fill", "verify"):
         raise InputError(
-            "say what to do with the cache: angularkd cache fill|verify DATA --teacher SPEC --student SPEC --cache DIR, or angularkd cache "
-            "info FOLDER"
+            f"{_unknown(action, ('fill', 'verify', 'info'))}say what to do with the cache: angularkd cache fill|verify DATA "
+            "--teacher SPEC --student SPEC --cache DIR, or angularkd cache info FOLDER"
         )
     config = parse(VerifyConfig if action == "verify" else DistillConfig, f"cache {action}", rest)
     from angularkd.commands.cache import ACTIONS
@@ -230,7 +238,10 @@ def _list(arguments: list[str]) -> None:
         )
         return
     if not arguments or arguments[0] not in LISTS or len(arguments) > 2:
-        raise InputError(f"say what to list: angularkd list {'|'.join(LISTS)} [PATTERN], for example models 'cifar/*'")
+        unknown = _unknown(arguments[0] if arguments else "", LISTS)
+        raise InputError(
+            f"{unknown}say what to list: angularkd list {'|'.join(LISTS)} [PATTERN], for example models 'cifar/*'"
+        )
     show_list(arguments[0], arguments[1] if len(arguments) == 2 else "*", open_console())
 
 
@@ -249,6 +260,30 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "replay": _replay,
     "list": _list,
 }
+
+
+IN_PROCESSES = ("train", "distill")
+"""The commands that run in several processes."""
+
+
+def _in_processes(devices: int, arguments: list[str]) -> None:
+    """Run a command in as many processes as it asks for, unless this is one of them already.
+
+    Raises:
+        SystemExit: with their exit code, once they have ended.
+    """
+    if devices == 1 or process_count() > 1:
+        return
+    code, text = launch(devices, arguments)
+    if text is not None:
+        stop(f"{text}; if a checkpoint was written, it goes on with --resume", code)
+    raise SystemExit(code)
+
+
+def _unknown(word: str, known: Iterable[str]) -> str:
+    """Return how a message about a word begins that is none of those known; empty where it is one, or there is none."""
+    known = list(known)
+    return f"there is no {short_repr(word)}.{nearest(word, known)} Or " if word and word not in known else ""
 
 
 def _own_process(device: str, threads: int | None = None) -> None:

@@ -22,12 +22,14 @@ from angularkd.config.objective import format_losses, parse_losses, stored_weigh
 from angularkd.config.options import DataOptions, Recipe
 from angularkd.config.report import ReportConfig
 from angularkd.config.study import Protocol, StudyConfig, StudyObjective, StudyPair, seeds_of
-from angularkd.defaults import DEFAULT_LOSSES
+from angularkd.defaults import DEFAULT_LOSSES, KD_LOSSES, MAPS_ALONE
 
 __all__ = [
     "DEFAULT_LOSSES",
+    "KD_LOSSES",
     "LARGEST",
     "LONGEST_TEXT",
+    "MAPS_ALONE",
     "POSITIONAL",
     "CacheInfoConfig",
     "Config",

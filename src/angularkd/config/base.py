@@ -95,7 +95,7 @@ class Config(BaseModel):
         """
         for name in options:
             if name not in cls.model_fields:
-                valid = ", ".join(cls.model_fields)
+                valid = ", ".join(sorted(cls.model_fields))
                 raise InputError(
                     f"unknown option '{name}'.{nearest(name, cls.model_fields)} The valid ones are: {valid}"
                 )
@@ -129,7 +129,7 @@ class Config(BaseModel):
             if name not in cls.model_fields:
                 raise InputError(
                     f"{path}: unknown key '{name}'.{nearest(str(name), cls.model_fields)} "
-                    f"The valid ones are: {', '.join(cls.model_fields)}"
+                    f"The valid ones are: {', '.join(sorted(cls.model_fields))}"
                 )
         required = {name: "?" for name, field in cls.model_fields.items() if field.is_required()}
         valid = cls.from_options(**{**required, **options})

@@ -15,7 +15,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Objective": ("loss", "pairs", "insist", "label_smoothing"),
     "Recipe": (
         "epochs", "optimizer", "lr", "schedule", "warmup_epochs", "milestones", "gamma", "momentum", "nesterov", "weight_decay",
-        "clip_norm", "accumulate", "on_nonfinite", "ema", "augment", "mixup", "cutmix", "batch_size", "seed",
+        "lr_scaling", "clip_norm", "accumulate", "on_nonfinite", "ema", "augment", "mixup", "cutmix", "batch_size",
+        "sync_batchnorm", "seed",
     ),
     "Data": ("image_size", "split", "val_fraction", "split_seed", "on_bad_image"),
     "Model": ("weights", "pretrained", "new_head", "train_only_head", "normalization", "input_size", "classes"),
@@ -24,8 +25,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "teacher_train_optimizer", "teacher_train_lr", "teacher_train_weight_decay",
     ),
     "Student": ("student_pretrained", "student_weights", "student_normalization", "student_input_size"),
-    "Cache": ("cache", "cache_views", "cache_logits", "verify_batches"),
-    "Machine": ("checkpoint_every", "device", "precision", "compile", "loader", "workers", "trust"),
+    "Cache": ("cache", "cache_views", "cache_logits", "cache_maps", "verify_batches"),
+    "Machine": ("checkpoint_every", "device", "devices", "precision", "compile", "loader", "workers", "trust"),
 }  # fmt: skip
 """By group, the names of its options in the order of the help. An option in none of them is one of Main's last."""
 

@@ -42,7 +42,7 @@ class DataOptions(Config):
     """An image that cannot be decoded: stop, naming it, before anything is trained, or skip it, with a note. To skip, every
     image is decoded once at the start."""
     batch_size: int = Field(128, gt=0, le=MOST_IMAGES)
-    """Images a step. Where a GPU has room, more are evaluated at once."""
+    """Images a step, of all devices together. Where a GPU has room, more are evaluated at once."""
     loader: Literal["auto", "resident", "workers"] = "auto"
     """Where batches come from: resident, all images decoded into memory once; or workers, processes that decode them as
     they are needed. auto: resident where the images take at most 60 % of the free memory."""
@@ -51,8 +51,9 @@ class DataOptions(Config):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    """Arithmetic of the networks; losses always compute in float32 or wider. auto: bf16-mixed on GPUs that have it, else
-    32-true: without instructions for it, bf16 is two to three times slower."""
+    """Arithmetic of the networks; losses always compute in float32 or wider. auto: bf16-mixed on GPUs that have it, and in training
+    on processors that have it (AVX-512 BF16, AMX) where the student gains by it: from 20 million operations an image on, and without
+    grouped convolutions; else 32-true. Without instructions for it, bf16 is two to four times slower."""
 
     @field_validator("image_size", "input_size", "teacher_input_size", "student_input_size", check_fields=False)
     @classmethod
@@ -148,15 +149,20 @@ class CacheOptions(Config):
     """Folder of teacher caches: the teacher's answers are stored there, and it runs only for images that it has not answered
     in that view. Default: it runs in every step."""
     cache_views: int | None = Field(None, gt=0, le=MOST_IMAGES)
-    """How many views are drawn of endless augmentation, such as resized_crop, before they come round again."""
+    """How many views of an image are drawn before they come round again: of endless augmentation, such as resized_crop, whose cache
+    needs it, and of crops with flips, of which there are 162 where a cache of 16 takes a tenth of the disk. Default: all there are."""
     cache_logits: int | None = Field(None, gt=0, le=MOST_IMAGES)
     """Store only that many of the teacher's largest logits, and the sum of the others' probabilities: for many
     classes. Temperatures above 1 then make too much of the others, being alike. Default: all of them."""
 
+    cache_maps: Literal["float16", "uint8"] = "float16"
+    """Type in which maps are stored: float16, or uint8, which halves the cache and changes AMD's gradient by less than 1 %."""
+
     @model_validator(mode="after")
-    def _logits_of_a_cache(self) -> Self:
-        if self.cache_logits is not None and self.cache is None:
-            raise ValueError("`cache_logits` says what a cache stores: name its folder with `cache`")
+    def _what_a_cache_stores(self) -> Self:
+        for name in ("cache_logits", "cache_maps"):
+            if self.cache is None and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` says what a cache stores: name its folder with `cache`")
         return self
 
 
@@ -213,6 +219,13 @@ class Recipe(DataOptions):
     compile: Literal["auto", "always", "never"] = "auto"
     """Compile the training step (torch.compile), which takes a minute or two. auto: where the run is expected to take ten
     minutes or more."""
+    devices: int = Field(1, gt=0, le=MOST_WORKERS)
+    """GPUs of this machine, or with device=cpu processes, that share every batch; torchrun --nproc-per-node N does the same, and over
+    several machines."""
+    sync_batchnorm: bool = False
+    """With several devices, let batch normalisation take its statistics over all of them, as one device would."""
+    lr_scaling: Literal["none", "linear"] = "none"
+    """linear: multiply the learning rate by the images of a step over 128, those that the recipes are for (batch_size times accumulate)."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of initialisation, order and augmentation."""
     report: bool = True

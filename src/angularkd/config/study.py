@@ -277,7 +277,7 @@ def _check_option(
     if name not in known:
         valid = [*also, *(key for key in known if key not in STUDYS_OWN)]
         raise InputError(
-            f"{where}: unknown key '{name}'.{nearest(str(name), valid)} The valid ones are: {', '.join(valid)}"
+            f"{where}: unknown key '{name}'.{nearest(str(name), valid)} The valid ones are: {', '.join(sorted(valid))}"
         )
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from angularkd.errors import InputError
 from angularkd.features import widen
 from angularkd.losses.checks import full_precision, require_at_least, require_positive, require_rows, require_share
-from angularkd.losses.gathering import gather_rows
+from angularkd.system.ranks import gather_rows
 
 
 class CRD(nn.Module):

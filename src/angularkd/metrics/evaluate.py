@@ -15,6 +15,7 @@ from angularkd.metrics.metric import Sums
 from angularkd.metrics.observation import Observation
 from angularkd.metrics.table import DEFAULT_METRICS, METRICS, check_metrics
 from angularkd.system.modes import mode
+from angularkd.system.ranks import gather, gather_rows, total
 from angularkd.types import Batch
 
 Predict = Callable[[Tensor], Tensor]
@@ -33,6 +34,7 @@ def evaluate(
     extractors: tuple[Extract, Extract] | None = None,
     metrics: Sequence[str] | None = None,
     temperature: float | None = None,
+    shared: bool = False,
 ) -> dict[str, Any]:
     """Return metrics of a model over all batches, by name: numbers, and lists and dictionaries of them.
 
@@ -48,6 +50,7 @@ def evaluate(
             `predict` and `teacher`, so that logits and features come from the same forward.
         metrics: names in METRICS, in the order of the result. Default: those of DEFAULT_METRICS for which there is what they need.
         temperature: by which the logits are divided for metrics after temperature scaling (`fit_temperature`).
+        shared: whether the batches are one process's part of the images, so that what is added up is that of all processes.
 
     Raises:
         InputError: when a metric is unknown, needs a teacher, extractors or a temperature that is not given, or another number of
@@ -85,6 +88,9 @@ def evaluate(
             images += len(batch.images)
         assert images, "no batch to evaluate on"
         totals = {sums: torch.cat(parts) if functions[sums] else parts[0] for sums, parts in found.items()}
+        if shared:
+            totals = {sums: (gather_rows if functions[sums] else total)(part) for sums, part in totals.items()}
+            images = sum(gather(images))
         return {name: row.value(totals[row.sums], images) for name, row in rows.items()}
 
 

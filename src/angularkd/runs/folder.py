@@ -115,6 +115,11 @@ class RunFolder:
         """Return whether a run was started here."""
         return self.config.exists()
 
+    @property
+    def resumable(self) -> bool:
+        """Return whether there is a run here that can go on, or one beside it."""
+        return bool(self.checkpoints) or self.started or self.teacher.started or self.baseline.started
+
     @contextmanager
     def claimed(self, resume: bool) -> Iterator[RunFolder]:
         """Hold the folder for a run that is started here, or, with `resume`, goes on; no other process gets it meanwhile.
@@ -163,7 +168,7 @@ class RunFolder:
             raise InputError(
                 f"the folder {self.path} exists and is not empty: give another with `out`, or go on with `resume`"
             )
-        if resume and not (self.checkpoints or self.started or self.teacher.started or self.baseline.started):
+        if resume and not self.resumable:
             raise InputError(
                 f"there is no run to resume in {self.path}: leave out `resume`, or name its folder with `out`"
             )

@@ -9,10 +9,10 @@ from angularkd.errors import InputError
 
 MAY_DIFFER = (
     *("out", "resume", "device", "workers", "compile", "insist", "trust", "baseline", "report", "tensorboard"),
-    *("checkpoint_every", "on_nonfinite"),
+    *("checkpoint_every", "on_nonfinite", "devices"),
 )
 """Options in which a run and its resumption may differ."""
-SINCE = {"accumulate": 1}
+SINCE = {"accumulate": 1, "sync_batchnorm": False, "lr_scaling": "none", "cache_maps": "float16"}
 """Options that runs of older versions do not name, and what they did."""
 
 
@@ -39,7 +39,7 @@ def check_identity(folder: object, stored: Mapping[str, Any] | None, current: Ma
         differing = ["command"]
     if differing:
         raise InputError(
-            f"the run in {folder} was started with another {', '.join(differing)}: "
+            f"the run in {folder} was started with other options ({', '.join(differing)}): "
             "resume with the same options (its config.yaml), or give another `out`"
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from angularkd.config import (
+    MAPS_ALONE,
     DistillConfig,
     Recipe,
     TrainConfig,
@@ -26,7 +28,7 @@ from angularkd.data import Batches, DataSet, ResidentImages, Views
 from angularkd.distillation import CachedTeacher, Distiller, LiveTeacher, built_for
 from angularkd.errors import InputError
 from angularkd.losses import check_soft_labels, read_terms, signals_of
-from angularkd.metrics import largest_batch
+from angularkd.metrics import Predict, largest_batch
 from angularkd.models import (
     Classifier,
     Size,
@@ -41,19 +43,22 @@ from angularkd.models import (
 )
 from angularkd.system.devices import open_fabric, place, resolve_precision
 from angularkd.system.modes import mode
+from angularkd.system.ranks import count, once
 from angularkd.training.build_data import Data, as_size, mixed, noted, sized, training_batches
 from angularkd.training.cache_key import describe_answers
 from angularkd.training.class_logits import class_logits
 from angularkd.training.ema import AveragedStudent
 from angularkd.training.job import Job, predictor
 from angularkd.training.modules import Modules
-from angularkd.training.opening import counting, open_teacher
+from angularkd.training.opening import check_classes, check_offered, counting, open_teacher
 from angularkd.training.optimisation import build_optimizer, schedule, steps_an_epoch
+from angularkd.training.precision import answers_in, in_precision
 from angularkd.training.recipes import recipe_note, trained_part, with_recipe
+from angularkd.training.sync_batchnorm import synchronise
+from angularkd.training.teacher_validation import TeacherValidation, validate_teacher
 
 WEIGHED_BATCHES = 4
 """Batches on whose gradients weights of `auto` are found."""
-MAPS_ALONE = "leave out the losses that compare logits, for example `loss=ce=1` and `loss=amd=auto`"
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class _Models:
     student_size: Size | None = None
     teacher_size: Size | None = None
     traces: Traces = field(default_factory=Traces)
+    teacher_ready: bool = True
 
 
 def build_distillation(
@@ -86,7 +92,6 @@ def build_distillation(
     Raises:
         InputError: before any image is decoded where that can be known.
     """
-    config = config.model_copy(update={"precision": resolve_precision(config.device, config.precision)})
     terms = read_terms(config.losses)
     if config.mixup or config.cutmix:
         check_soft_labels(terms)
@@ -111,7 +116,7 @@ def build_distillation(
         module=modules.get("student"),
         count_outputs=count_students,
     )
-    _check_offered(config.student, student, config.student_pretrained, "student_")
+    check_offered(config.student, student, config.student_pretrained, "student_")
     check_student(student, classes)
     if fitted_teacher is not None:
         module = modules.get("teacher")
@@ -120,17 +125,16 @@ def build_distillation(
         )
     else:
         teacher = open_teacher(config, config.teacher, dataset.classes, modules, count_teachers)
-    _check_classes(teacher, classes, signals_of(terms))
-    models = _Models(student, teacher, *sizes, traces)
-    job = _assemble(config, dataset, models, config.losses)
-    return replace(job, teacher_ready=config.teacher_train is None or fitted_teacher is not None)
+    check_classes(teacher, classes, signals_of(terms))
+    ready = config.teacher_train is None or fitted_teacher is not None
+    models = _Models(student, teacher, *sizes, traces, teacher_ready=ready)
+    return _assemble(config, dataset, models, config.losses)
 
 
 def build_training(
     config: TrainConfig, dataset: DataSet, traces: Traces | None = None, modules: Modules = MappingProxyType({})
 ) -> Job:
     """Build everything that `train` needs; arguments and errors are those of `build_distillation`."""
-    config = config.model_copy(update={"precision": resolve_precision(config.device, config.precision)})
     traces, size = traces or Traces(), as_size(config.input_size)
     model = open_classifier(
         config.model,
@@ -143,7 +147,7 @@ def build_training(
         module=modules.get("model"),
         count_outputs=counting(traces, config.model, size, config, dataset),
     )
-    _check_offered(config.model, model, config.pretrained)
+    check_offered(config.model, model, config.pretrained)
     if config.train_only_head and not model.pretrained and not is_own(config.model):
         raise InputError(f"{config.model} has no trained weights below its head: give `pretrained`, or `weights`")
     check_student(model, len(dataset.classes), "give `new_head` to start its classification layer anew")
@@ -166,10 +170,13 @@ def images_at_once(fabric: Fabric, data: Data, split: str, batch_size: int, *mod
 def _assemble(
     config: Recipe, dataset: DataSet, models: _Models, losses: Mapping[str, Any], only_head: bool = False
 ) -> Job:
-    fabric = open_fabric(config.device, config.precision)
+    fabric = open_fabric(config.device, resolve_precision(config.device, config.precision), shared=True)
     data = sized(config, dataset, fabric.device, models.student, models.teacher)
     train = data.load("train")
     student, teacher = _fitted(models, data, train)
+    config, fabric, student = in_precision(config, fabric, student)
+    if config.sync_batchnorm:
+        synchronise(student.module, student.spec)
     if only_head:
         freeze_all_but_head(student)
     part = trained_part(student.pretrained, only_head)
@@ -179,7 +186,12 @@ def _assemble(
     batches = training_batches(data, train, views, config)
     average = AveragedStudent(student.module, config.ema) if config.ema is not None else None
     answers = _answers(config, teacher, data, train, views)
+    validated = _validated(config, fabric, data, teacher) if models.teacher_ready else None
+    if validated is not None and validated.overconfident:
+        losses, config = MAPS_ALONE, config.model_copy(update={"loss": format_losses(MAPS_ALONE)})
     distiller = _distiller(config, student, answers, losses, data, _class_logits(fabric, data, teacher, losses, config))
+    if config.sync_batchnorm:
+        synchronise(distiller.losses, "a loss")
     place(distiller, fabric.device)
     if average is not None:
         place(average.module, fabric.device)
@@ -205,6 +217,8 @@ def _assemble(
         scheduler,
         average,
         answers if isinstance(answers, CachedTeacher) else None,
+        validated,
+        models.teacher_ready,
     )
 
 
@@ -238,8 +252,8 @@ def _answers(
     live = LiveTeacher(teacher.module, teacher.preprocessing, teacher.mapping, teacher.trace)
     if not isinstance(config, DistillConfig) or config.cache is None:
         return live
-    about = describe_answers(teacher, data.dataset.train, train, views, config.precision)
-    return CachedTeacher(live, Path(config.cache), about, config.cache_logits)
+    about = describe_answers(teacher, data.dataset.train, train, views, answers_in(config))
+    return CachedTeacher(live, Path(config.cache), about, config.cache_logits, config.cache_maps)
 
 
 def _distiller(
@@ -265,17 +279,34 @@ def _distiller(
     return distiller
 
 
+def _validated(config: Recipe, fabric: Fabric, data: Data, teacher: Classifier | None) -> TeacherValidation | None:
+    """Return what the teacher says of validation images, where no objective is given and the default one depends on that."""
+    chooses = isinstance(config, DistillConfig) and not config.loss
+    if not chooses or teacher is None:
+        return None
+    with _asked(teacher, fabric) as predict:
+        found = validate_teacher(teacher, predict, data, config.batch_size)
+    metrics, logits = once(lambda: (found.metrics, found.logits))  # on which all processes of a run decide alike
+    return replace(found, metrics=metrics, logits=logits)
+
+
+@contextmanager
+def _asked(teacher: Classifier, fabric: Fabric) -> Iterator[Predict]:
+    """Yield the teacher's logits of images, before it is traced."""
+    place(teacher.module, fabric.device)
+    with mode(teacher.module, training=False):
+        yield predictor(fabric, teacher)
+    teacher.module.to("cpu")  # where it is traced
+
+
 def _class_logits(
     fabric: Fabric, data: Data, teacher: Classifier | None, losses: Mapping[str, Any], config: Recipe
 ) -> Tensor | None:
     """Return the teacher's logits of some training images of each class, where a loss is built for them."""
     if teacher is None or not built_for("class_logits", read_terms(losses)):
         return None
-    place(teacher.module, fabric.device)
-    with mode(teacher.module, training=False):
-        found = class_logits(data, predictor(fabric, teacher), config.batch_size)
-    teacher.module.to("cpu")  # where it is traced
-    return found
+    with _asked(teacher, fabric) as predict:
+        return once(lambda: class_logits(data, predict, config.batch_size))
 
 
 def _with_found_weights(config: Recipe, distiller: Distiller, batches: Batches, fabric: Fabric) -> Recipe:
@@ -283,10 +314,8 @@ def _with_found_weights(config: Recipe, distiller: Distiller, batches: Batches, 
     if not isinstance(config, DistillConfig) or not distiller.losses.unresolved:
         return config
     with fabric.autocast():
-        norms = [
-            distiller.gradient_norms(batch.images, batch.labels, batch.indices)
-            for batch in itertools.islice(batches.epoch(0), WEIGHED_BATCHES)
-        ]
+        first = list(itertools.islice(batches.epoch(0), WEIGHED_BATCHES))
+        norms = once(lambda: [distiller.gradient_norms(one.images, one.labels, one.indices) for one in first])
     weights = distiller.resolve_weights(norms)
     return config.model_copy(update={"loss": format_losses(with_weights(config.losses, weights))})
 
@@ -315,25 +344,6 @@ def _resolved(config: Recipe, data: Data, train: ResidentImages | None, views: V
         "image_size": data.size_of("train"),
         "loader": "workers" if train is None else "resident",
         "augment": tuple(views.ops),
+        "devices": count(),
     }
     return config.model_copy(update=resolved)
-
-
-def _check_classes(teacher: Classifier, data_classes: int, signals: frozenset[str]) -> None:
-    """Raise InputError when a loss compares logits and the teacher tells apart another number of classes than the data."""
-    if not teacher.has_head and "teacher_logits" in signals:
-        raise InputError(
-            f"the teacher {teacher.spec} has no classification layer, and a loss compares logits: leave such losses out, for example "
-            "`loss=ce=1` and `loss=embedding=auto`, or fit it to these classes with `teacher_train`"
-        )
-    if teacher.outputs != data_classes and "teacher_logits" in signals:
-        raise InputError(
-            f"the teacher tells apart {teacher.outputs} classes, the data has {data_classes}: give a teacher trained on these "
-            f"classes, or {MAPS_ALONE}"
-        )
-
-
-def _check_offered(spec: str, model: Classifier, asked: bool, role: str = "") -> None:
-    """Raise InputError where the weights of a model's library are asked for, and it offers none."""
-    if asked and not model.pretrained and not is_own(spec):
-        raise InputError(f"{spec} offers no weights of its own: give a file as `{role}weights`, not `{role}pretrained`")

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from angularkd.errors import InputError
 from angularkd.runs import check_identity, check_unchanged
 from angularkd.system.files import write_atomically
+from angularkd.system.ranks import count, gather, number, once
 from angularkd.training.ema import AveragedStudent
 from angularkd.training.state import TrainingState
 
@@ -53,7 +54,9 @@ class Checkpointer:
         return replace(self, path=path, previous=None)
 
     def save(self, state: TrainingState) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint, whole or not at all; of several processes the first does, for all of them."""
+        ours = {"rng": random_states(), "within": state.within}
+        others = gather(ours)[1:]
         content = {
             "identity": self.identity,
             "fingerprints": self.fingerprints,
@@ -62,17 +65,20 @@ class Checkpointer:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "rng": random_states(),
+            "rng": ours["rng"],
         }
+        if others:
+            content["others"] = others
         if self.average is not None:
             content["average"] = self.average.state_dict()
-        write_atomically(self.path, lambda temporary: _write(content, temporary), keep=self.previous)
+        once(lambda: write_atomically(self.path, lambda temporary: _write(content, temporary), keep=self.previous))
 
-    def load(self, log: Callable[[str], None]) -> TrainingState:
+    def load(self, log: Callable[[str], None], *, as_started: bool = True) -> TrainingState:
         """Restore everything, from the checkpoint before the last where that is damaged.
 
         Args:
             log: is called with a line that says so.
+            as_started: whether the run goes on, so that there must be as many processes as it was started with.
 
         Returns:
             Where the run stands.
@@ -84,14 +90,18 @@ class Checkpointer:
         folder = self.path.parent.parent
         check_identity(folder, content["identity"], self.identity)
         check_unchanged(folder, content["fingerprints"], self.fingerprints)
+        ours = [{"rng": content["rng"], "within": content["state"]["within"]}, *content.get("others", ())]
+        if as_started:
+            _check_processes(folder, len(ours))
         self.distiller.load_state_dict(content["distiller"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
         self.scaler.load_state_dict(content["scaler"])
         if self.average is not None:
             self.average.load_state_dict(content["average"])
-        restore_random_states(content["rng"])
-        state = TrainingState(**content["state"])
+        mine = ours[number()]
+        restore_random_states(mine["rng"])
+        state = TrainingState(**{**content["state"], "within": mine["within"]})
         if damage is not None:
             self.path.unlink(missing_ok=True)  # so that the next one does not become the one before the last
             log(f"note: {damage}: the run goes on from the checkpoint before it, of epoch {state.epoch}")
@@ -113,6 +123,15 @@ class Checkpointer:
 
 PARTS = {"identity", "fingerprints", "state", "distiller", "optimizer", "scheduler", "scaler", "rng"}
 """What a checkpoint holds."""
+
+
+def _check_processes(folder: Path, processes: int) -> None:
+    """Check that a run goes on in as many processes as it has random states of: else it would end with other weights."""
+    if processes != count():
+        raise InputError(
+            f"the run in {folder} is of {processes} process{'es' if processes > 1 else ''}, and would go on in {count()}: resume with "
+            f"`devices={processes}`, or by torchrun with as many processes, or give another `out`"
+        )
 
 
 def _damage(path: Path) -> str | None:

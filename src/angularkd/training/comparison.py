@@ -44,7 +44,8 @@ def compare_with_baseline(job: Job, baseline: RunFolder) -> dict[str, Any]:
             f"the run without a teacher in {baseline.path} has no results: remove that folder, and give `baseline` again"
         )
     alone = copy.deepcopy(job.result.module)
-    opened = open_classifier(str(baseline.path), len(job.data.dataset.classes), module=alone)
+    trusted = getattr(job.config, "trusted", ())  # the files whose code this run runs anyway
+    opened = open_classifier(str(baseline.path), len(job.data.dataset.classes), module=alone, trust=trusted)
     difference = paired_difference(_hits(job, job.result), _hits(job, replace(job.result, module=opened.module)))
     return {"metrics": {SCRATCH: metrics}, "comparison": {"with": SCRATCH, **difference}}
 

@@ -12,6 +12,7 @@ import torch
 from angularkd.system.compiling import options_for
 from angularkd.system.memory import use_huge_pages
 from angularkd.system.modes import restored, seeded
+from angularkd.system.ranks import together
 from angularkd.training.job import Job
 from angularkd.training.progress import duration
 from angularkd.types import Batch
@@ -108,6 +109,10 @@ def _compile(job: Job, seconds: Callable[[Job], float | None], trial: Callable[[
 
 
 def _pays(job: Job, seconds: Callable[[Job], float | None], log: Log) -> bool:
+    if together():
+        if job.config.compile == "always":
+            log("note: steps of several processes run as they are written, `compile` or not")
+        return False
     if job.config.compile != "auto":
         return job.config.compile == "always"
     if job.fabric.device.type not in EAGER_FLOPS:
@@ -123,7 +128,7 @@ def _pays(job: Job, seconds: Callable[[Job], float | None], log: Log) -> bool:
 
 def _teacher_may_be(job: Job) -> bool:
     """Return False where a cache is filled in half precision: compiled code rounds otherwise, and a cache must hold one kind of answer."""
-    return job.cached is None or job.config.precision == "32-true"
+    return job.cached is None or job.cached.about.precision == "32-true"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from lightning_fabric.loggers.logger import Logger
 from angularkd.config import Recipe
 from angularkd.runs import RunFolder
 from angularkd.system.extras import import_extra
+from angularkd.system.ranks import number
 from angularkd.training.meter import TrainingMeter
 from angularkd.training.plan import Plan
 from angularkd.training.progress import Reporter
@@ -29,8 +30,8 @@ def check_loggers(config: Recipe) -> None:
 
 
 def logged(reporter: Reporter, config: Recipe, folder: RunFolder, loggers: Sequence[Logger]) -> Reporter:
-    """Return a reporter that also logs, where some logger is asked for."""
-    if not config.tensorboard and not loggers:
+    """Return a reporter that also logs, where some logger is asked for; of several processes, the first logs alone."""
+    if number() > 0 or (not config.tensorboard and not loggers):
         return reporter
 
     def opened() -> list[Logger]:

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from angularkd.data import Batches
 from angularkd.distillation import Distiller
 from angularkd.errors import InputError
+from angularkd.system import ranks
 from angularkd.system.stopping import Stop, Stopped
 from angularkd.training.cadence import Cadence
 from angularkd.training.checkpoint import random_states, restore_random_states
@@ -26,6 +27,7 @@ from angularkd.training.ema import AveragedStudent
 from angularkd.training.meter import TrainingMeter
 from angularkd.training.nonfinite import MOST_IN_A_ROW, NonfiniteGuard, StepRecord
 from angularkd.training.optimisation import batches_a_step, steps_an_epoch
+from angularkd.training.replica import Replica, average_statistics
 from angularkd.training.state import EpochPart, TrainingState
 from angularkd.types import Batch, Distilled
 
@@ -36,9 +38,9 @@ class Training:
 
     Attributes:
         fabric: the device and the arithmetic.
-        distiller, optimizer: set up by `fabric`.
+        distiller, optimizer: set up by `fabric`; of several processes, the distiller is a `Replica`.
         scheduler: of the learning rate, stepped after every optimiser step.
-        batches: the training images.
+        batches: the training images; of several processes, this one's part of each batch.
         epochs: passes over them, in all.
         clip_norm: largest norm of the gradient; None for any.
         average: the moving average of the student's weights, where one is taken.
@@ -49,7 +51,7 @@ class Training:
     """
 
     fabric: Fabric
-    distiller: Distiller
+    distiller: Distiller | Replica
     optimizer: Optimizer
     scheduler: LRScheduler
     batches: Batches
@@ -124,7 +126,7 @@ def _take_steps(
     batches = training.batches.epoch(state.epoch, part.steps * count)
     steps = steps_an_epoch(len(training.batches), training.accumulate)
     while part.steps < steps:
-        first = _first_batch(training, state, part, batches, observer)
+        first = _first_batch(training, state, part, batches, guard, observer)
         training.distiller.set_epoch(state.epoch + part.steps / steps, training.epochs)
         guard.begin()
         step = _gradients(training, itertools.islice(itertools.chain((first,), batches), count), count)
@@ -145,24 +147,48 @@ def _take_steps(
         if guard.due(state.step):
             _ask(guard, state, observer)
         observer.step(state.epoch, part.steps, part.meter)
-        if training.stop.number is not None or training.cadence.due(state):
+        if not ranks.together() and (training.stop.number is not None or training.cadence.due(state)):
             _ask(guard, state, observer)
-            _save(training, state, part, observer)
+            _save(training, state, part, observer, training.stop.number)
     _ask(guard, state, observer)
     part.seconds = time.perf_counter() - started
 
 
 def _first_batch(
-    training: Training, state: TrainingState, part: EpochPart, batches: Iterator[Batch], observer: Observer
+    training: Training,
+    state: TrainingState,
+    part: EpochPart,
+    batches: Iterator[Batch],
+    guard: NonfiniteGuard,
+    observer: Observer,
 ) -> Batch:
-    """Return the first batch of a step, before which all is as it was after the last one."""
+    """Return the first batch of a step, before which all is as it was after the last one.
+
+    Here several processes agree whether to save, and to stop: each of them may have been asked at another moment.
+    """
+    batch, failure = None, None
     try:
-        return next(batches)
-    except InputError:
+        batch = next(batches)
+    except InputError as error:
         if training.stop.number is None:
             raise
-        _save(training, state, part, observer)  # the processes that decode were asked to stop, too
-        raise
+        failure = error  # the processes that decode were asked to stop, too
+    asked, due = training.stop.number, failure is not None
+    if ranks.together():
+        asked, due = _agreed(training, state)
+    if due or failure is not None:
+        _ask(guard, state, observer)
+        _save(training, state, part, observer, asked)
+    if batch is None:
+        assert failure is not None
+        raise failure
+    return batch
+
+
+def _agreed(training: Training, state: TrainingState) -> tuple[int | None, bool]:
+    """Return by which signal some process was asked to stop, if any, and whether a checkpoint is due, therefore or by the cadence."""
+    asked, due = ranks.most(training.stop.number or 0, training.cadence.due(state))
+    return asked or None, bool(asked or due)
 
 
 class _Done(NamedTuple):
@@ -175,10 +201,14 @@ class _Done(NamedTuple):
 
 def _gradients(training: Training, batches: Iterable[Batch], count: int) -> list[_Done]:
     """Add up the gradients of the mean loss of some batches, and return what each gave."""
-    step = []
+    step: list[_Done] = []
     for batch in batches:
-        out = training.distiller(batch.images, batch.labels, batch.indices, batch.view)
-        training.fabric.backward(out.total if count == 1 else out.total / count)
+        waits = (
+            ranks.together() and len(step) + 1 < count
+        )  # the gradients of all processes are added up with the last batch
+        with training.fabric.no_backward_sync(training.distiller) if waits else nullcontext():  # type: ignore[arg-type]
+            out = training.distiller(batch.images, batch.labels, batch.indices, batch.view)
+            training.fabric.backward(out.total if count == 1 else out.total / count)
         step.append(_Done(batch.labels, batch.indices, out))
     return step
 
@@ -190,6 +220,7 @@ def _take(training: Training, part: EpochPart, step: Sequence[_Done]) -> None:
             training.distiller, training.optimizer, max_norm=training.clip_norm, error_if_nonfinite=False
         )
     training.optimizer.step()
+    average_statistics(training.distiller)
     if training.average is not None:
         training.average.update()
     for done in step:
@@ -231,18 +262,19 @@ def _ask(guard: NonfiniteGuard, state: TrainingState, observer: Observer) -> Non
         raise _refusal(record, observer.nonfinite(record, state, final=True))
 
 
-def _save(training: Training, state: TrainingState, part: EpochPart, observer: Observer) -> None:
-    """Save everything within an epoch, and end if that is asked for."""
+def _save(training: Training, state: TrainingState, part: EpochPart, observer: Observer, asked: int | None) -> None:
+    """Save everything within an epoch, and end if a signal has asked for that."""
     state.within = part.state_dict()
     observer.save(state)
     training.cadence.restart(state)
-    if training.stop.number is not None:
-        raise Stopped(training.stop.number, saved=True)
+    if asked is not None:
+        raise Stopped(asked, saved=True)
 
 
 def _end_epoch(training: Training, state: TrainingState, part: EpochPart, observer: Observer) -> None:
     """Validate, save what is to be saved, and log the epoch."""
-    means = part.meter.compute()
+    meter = part.meter.over_processes()
+    means = meter.compute()
     if not means:
         raise InputError(
             f"no step of epoch {state.epoch + 1} was finite, so all were left out: lower `lr`, or stop at the first with "
@@ -261,15 +293,15 @@ def _end_epoch(training: Training, state: TrainingState, part: EpochPart, observ
         "lr": part.lr,
         **means,
         **({"skipped_steps": part.skipped} if training.skip_nonfinite else {}),
-        "images_per_second": part.meter.images / part.seconds,
+        "images_per_second": meter.images / part.seconds,
         **{f"val_{name}": value for name, value in validation.items()},
     }
     state.history.append(row)
     if validation["accuracy"] > state.best_accuracy:
         state.best_epoch, state.best_accuracy = state.epoch, validation["accuracy"]
         observer.best(state)
-    asked = training.stop.number
-    if training.cadence.due(state) or state.epoch == training.epochs or asked is not None:
+    asked, due = _agreed(training, state)
+    if due or state.epoch == training.epochs:
         observer.save(state)
         training.cadence.restart(state)
     observer.epoch(row, state)
@@ -281,7 +313,9 @@ def _validated(training: Training, state: TrainingState, part: EpochPart, observ
     """Return the metrics on the validation images; if it is to end meanwhile, save all as it was before."""
     generators = random_states()
     try:
-        with training.stop.deferred(False):
+        with training.stop.deferred(
+            ranks.together()
+        ):  # processes that add up what they find cannot leave it one by one
             return observer.validate()
     except (Stopped, KeyboardInterrupt) as stopped:
         restore_random_states(generators)

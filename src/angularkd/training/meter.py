@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from angularkd.system.ranks import gather, together
 from angularkd.types import Distilled
 
 
@@ -38,6 +39,16 @@ class TrainingMeter:
         names = list(self._sums)
         values = torch.stack([self._sums[name].float() for name in names]).tolist() if names else []
         return {name: value / self.images for name, value in zip(names, values, strict=True)}
+
+    def over_processes(self) -> TrainingMeter:
+        """Return the sums of all processes of the run, each of which has its part of every batch."""
+        parts = gather(self.state_dict()) if together() else []
+        if not parts:
+            return self
+        whole = TrainingMeter()
+        whole.images = sum(part["images"] for part in parts)
+        whole._sums = {name: torch.stack([part["sums"][name] for part in parts]).sum(dim=0) for name in self._sums}
+        return whole
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums, on the host, and the number of images."""

@@ -7,14 +7,17 @@ weights are those of the first such step when it is found.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from angularkd.system.ranks import any_of, gather
 
 CHECK_EVERY = 50
 """Steps between two readings where reading waits for the device."""
@@ -47,6 +50,13 @@ class StepRecord:
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
         return {**vars(self), "indices": torch.cat(list(self.indices)).tolist(), "terms": list(self.terms)}
+
+    def over_processes(self) -> StepRecord:
+        """Return the record of the whole step, of which each process of the run has its part of every batch."""
+        parts = gather((self.indices, self.terms))
+        indices = [torch.cat(batch) for batch in zip(*(part for part, _ in parts), strict=True)]
+        terms = dict.fromkeys(itertools.chain.from_iterable(names for _, names in parts))
+        return replace(self, indices=indices, terms=tuple(terms)) if len(parts) > 1 else self
 
 
 class NonfiniteGuard:
@@ -91,7 +101,7 @@ class NonfiniteGuard:
         if self._gradients and gradients:
             parts += torch._foreach_norm(gradients, float("inf"))
         widest = functools.reduce(torch.promote_types, {part.dtype for part in parts})
-        bad = ~torch.stack([part.to(widest) for part in parts]).isfinite().all()
+        bad = any_of(~torch.stack([part.to(widest) for part in parts]).isfinite().all())
         if self._at_once:
             found = bool(bad)
             self._in_a_row = self._in_a_row + 1 if found else 0

@@ -65,7 +65,7 @@ def replay(folder: RunFolder, device: str = "auto", trust: tuple[str, ...] = ())
     dataset = open_dataset(config)
     with seeded(config.seed):
         job = _built(config, folder, dataset)
-        checkpointer_of(job, folder).at(folder.nonfinite_checkpoint).load(lambda _: None)
+        checkpointer_of(job, folder).at(folder.nonfinite_checkpoint).load(lambda _: None, as_started=False)
         diagnosis, indices = _diagnosed(job, record)
         job.distiller.close()
     first = diagnosis.first

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from angularkd.metrics import evaluate, temperature_on
+from angularkd.metrics import Predict, evaluate, temperature_on
 from angularkd.models import save_weights
 from angularkd.runs import RunFolder, StudentMetadata
+from angularkd.system import ranks
 from angularkd.training.job import Job
 from angularkd.training.state import TrainingState
 
 LAST, SELECTED = "last epoch", "selected epoch"
 """What a run's two students are called."""
+
+
+def measured(
+    job: Job, split: Literal["val", "test"], module: nn.Module, predict: Predict, **options: Any
+) -> dict[str, Any]:
+    """Return what `evaluate` does of all images of a split, of which each process of the run evaluates a part.
+
+    Args:
+        job: the run.
+        split: whose images.
+        module, predict: the model.
+        options: of `evaluate`.
+    """
+    batches, dataset = job.validation if split == "val" else job.test, job.data.dataset
+    shared = ranks.together() and len(dataset.splits[split]) >= ranks.count()
+    if shared:
+        batches = batches.part_of_samples(ranks.number(), ranks.count())
+    return evaluate(module, predict, batches.epoch(0), len(dataset.classes), shared=shared, **options)
 
 
 def fitted_temperatures(job: Job, state: TrainingState) -> dict[str, float]:
@@ -55,9 +74,7 @@ def final_results(job: Job, state: TrainingState, temperatures: Mapping[str, flo
 
     def measure(which: str) -> dict[str, Any]:
         temperature = temperatures.get(which)
-        return evaluate(
-            module, job.predict, job.test.epoch(0), classes, teacher=predict_teacher, temperature=temperature
-        )
+        return measured(job, "test", module, job.predict, teacher=predict_teacher, temperature=temperature)
 
     metrics = {}
     if len(job.data.dataset.test):
@@ -69,9 +86,7 @@ def final_results(job: Job, state: TrainingState, temperatures: Mapping[str, flo
                 metrics[SELECTED] = measure(SELECTED)
     if job.teacher is not None and same_classes and len(job.data.dataset.test):
         known = job.teacher.temperature
-        metrics["teacher"] = evaluate(
-            job.teacher.module, job.predict_teacher, job.test.epoch(0), classes, temperature=known
-        )
+        metrics["teacher"] = measured(job, "test", job.teacher.module, job.predict_teacher, temperature=known)
         temperatures = {**temperatures, "teacher": known} if known is not None else temperatures
     return {
         "metrics": metrics,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +19,7 @@ from angularkd.models import Traces, fingerprint, save_weights
 from angularkd.runs import Run, RunFolder
 from angularkd.system.environment import hardware, versions
 from angularkd.system.modes import seeded
+from angularkd.system.ranks import joined, number, once, together
 from angularkd.system.stopping import Stop
 from angularkd.training.build import build_distillation, build_training
 from angularkd.training.build_data import open_dataset
@@ -29,13 +28,15 @@ from angularkd.training.companions import Beside, baseline_options, teacher_opti
 from angularkd.training.comparison import compare_with_baseline, little_to_teach, size_and_speed
 from angularkd.training.compilation import compile_step
 from angularkd.training.job import Job
+from angularkd.training.joining import check_processes, claimed, draw_apart, heard, held, with_filled_cache, with_parts
 from angularkd.training.logging import check_loggers, logged
 from angularkd.training.loop import Training, fit
 from angularkd.training.modules import Modules
 from angularkd.training.observing import RunObserver
 from angularkd.training.optimisation import steps_an_epoch
 from angularkd.training.plan import Plan, make_plan
-from angularkd.training.progress import Reporter, Silent
+from angularkd.training.progress import Reporter
+from angularkd.training.replica import Replica
 from angularkd.training.results import (
     LAST,
     SELECTED,
@@ -86,13 +87,15 @@ def run_training(
         InputError: when something that was given cannot be used.
     """
     check_loggers(config)
-    dataset = dataset or open_dataset(config)  # before the run's folder is made, which may lie in that of the images
-    with _claimed(config, _short(config.model)) as folder:
-        config = going_on(config, folder, "model")
-        with seeded(config.seed):
-            job = build_training(config, dataset, modules=modules)
-            reporter = logged(reporter or Silent(), config, folder, loggers)
-            return _followed(run(job, folder, reporter, stop), job, finished)
+    with joined(config.device):
+        check_processes(config)
+        dataset = dataset or open_dataset(config)  # before the folder of the run is made, which may lie in the images'
+        with claimed(config, _folder(config, _short(config.model))) as (config, folder):
+            config = going_on(config, folder, "model")
+            with seeded(config.seed):
+                job = build_training(config, dataset, modules=modules)
+                logging = logged(heard(reporter), config, folder, loggers)
+                return _followed(run(job, folder, logging, stop), job, finished)
 
 
 def run_distillation(
@@ -108,24 +111,26 @@ def run_distillation(
 
     Arguments, result and errors are those of `run_training`.
     """
-    reporter = reporter or Silent()
     check_loggers(config)
     if config.cache is not None:
         check_folder(Path(config.cache))
-    dataset = dataset or open_dataset(config)
     trained = ("student", "teacher") if config.teacher_train is not None else ("student",)
-    with _claimed(config, f"{_short(config.student)}-from-{_short(config.teacher)}") as folder:
-        config = going_on(with_stored_weights(config, folder), folder, *trained)
-        traces, fitted = Traces(), None
-        if config.teacher_train is not None:
-            fitted = _fit_teacher(config, dataset, traces, folder.teacher, reporter, modules, stop)
-            config = with_teachers_recipe(config, folder.teacher)
-        with seeded(config.seed):
-            job = build_distillation(config, dataset, traces, fitted, modules)
-            baseline = partial(_train_baseline, job, dataset, folder.baseline, reporter, modules, stop)
-            logging = logged(reporter, config, folder, loggers)
-            done = run(job, folder, logging, stop, first=baseline if config.baseline else None)
-            return _followed(done, job, finished)
+    name = f"{_short(config.student)}-from-{_short(config.teacher)}"
+    with joined(config.device):
+        check_processes(config)
+        dataset, reporter = dataset or open_dataset(config), heard(reporter)
+        with claimed(config, _folder(config, name)) as (config, folder):
+            config = going_on(with_stored_weights(config, folder), folder, *trained)
+            traces, fitted = Traces(), None
+            if config.teacher_train is not None:
+                fitted = _fit_teacher(config, dataset, traces, folder.teacher, reporter, modules, stop)
+                config = with_teachers_recipe(config, folder.teacher)
+            with seeded(config.seed):
+                job = build_distillation(config, dataset, traces, fitted, modules)
+                baseline = partial(_train_baseline, job, dataset, folder.baseline, reporter, modules, stop)
+                logging = logged(reporter, config, folder, loggers)
+                done = run(job, folder, logging, stop, first=baseline if config.baseline else None)
+                return _followed(done, job, finished)
 
 
 def plan_distillation(config: DistillConfig, modules: Modules = MappingProxyType({})) -> Plan:
@@ -163,17 +168,10 @@ def run(
     if config.resume and not resumed and folder.started:
         check_started(job, folder)
 
-    plan = make_plan(job, config.epochs) if job.teacher is not None and not resumed else None
+    plan = once(partial(make_plan, job, config.epochs)) if job.teacher is not None and not resumed else None
     state = checkpointer.load(reporter.log) if resumed else TrainingState()
-    if resumed:
-        folder.write_metrics(state.history)
-        if state.best_weights:
-            save_best(job, folder, state)
-    if job.cached is not None:
-        job.cached.cache.reserve()
-    folder.write_config(config.dump())
+    once(partial(_begin_files, job, folder, state if resumed else None, plan))
     if plan is not None:
-        folder.write_plan(plan.as_dict())
         reporter.plan(plan)
     else:
         for note in job.notes:
@@ -183,17 +181,22 @@ def run(
         begun = time.perf_counter()
         first(plan)
         started += time.perf_counter() - begun
+    with_filled_cache(job, reporter.log)
     if not more_follows:
         job.data.release()
-    compiled = compile_step(job, reporter.log)
+    shared = with_parts(job)
+    compiled = compile_step(shared, reporter.log)
+    if not resumed:
+        draw_apart(config.seed)
     teacher_before = fingerprint(job.teacher.module) if job.teacher is not None else None
-    distiller, optimizer = job.fabric.setup(job.distiller, job.optimizer, move_to_device=False)
+    trained = Replica(job.distiller) if together() else job.distiller
+    distiller, optimizer = job.fabric.setup(trained, job.optimizer, move_to_device=False)
     training = Training(
         job.fabric,
         distiller,
         optimizer,
         job.scheduler,
-        job.batches,
+        shared.batches,
         config.epochs,
         config.clip_norm,
         job.average,
@@ -211,22 +214,19 @@ def run(
         if job.cached is not None:
             job.cached.cache.close()
 
-    folder.check_held()
-    temperatures = fitted_temperatures(job, state)
-    save_weights(folder.student, job.result.module, student_metadata(job, temperatures.get(LAST)))
-    save_best(job, folder, state, temperatures.get(SELECTED))
+    temperatures = once(partial(_end_files, job, folder, state))
     results = final_results(job, state, temperatures)
     results["seconds"] = seconds_before + time.perf_counter() - started
-    results |= {"compiled": compiled, "versions": versions(), "hardware": hardware()}
+    results |= {"compiled": compiled, "precision": config.precision, "versions": versions(), "hardware": hardware()}
     if job.teacher is not None and results["metrics"]:
-        results |= size_and_speed(job)
+        results |= once(partial(size_and_speed, job))
         if first is not None:
-            found = compare_with_baseline(job, folder.baseline)
+            found = once(partial(compare_with_baseline, job, folder.baseline))
             results = {**results, **found, "metrics": {**results["metrics"], **found["metrics"]}}
     if job.teacher is not None:
         results["teacher_fingerprint"] = fingerprint(job.teacher.module)
     job.distiller.close()
-    folder.write_results(results)
+    once(partial(folder.write_results, results))
     reporter.results(folder.path, job.data.dataset.name, results)
     if teacher_before is not None and results["teacher_fingerprint"] != teacher_before:
         raise InputError(
@@ -236,9 +236,31 @@ def run(
     return Run(folder.path, results)
 
 
+def _begin_files(job: Job, folder: RunFolder, resumed: TrainingState | None, plan: Plan | None) -> None:
+    """Write what is known before the first step, and of a run that goes on what its checkpoint knows better than the folder."""
+    if resumed is not None:
+        folder.write_metrics(resumed.history)
+        if resumed.best_weights:
+            save_best(job, folder, resumed)
+    if job.cached is not None:
+        job.cached.cache.reserve()
+    folder.write_config(job.config.dump())
+    if plan is not None:
+        folder.write_plan(plan.as_dict())
+
+
+def _end_files(job: Job, folder: RunFolder, state: TrainingState) -> dict[str, float]:
+    """Write the student's weights, and return the temperatures that calibrate them."""
+    folder.check_held()
+    temperatures = fitted_temperatures(job, state)
+    save_weights(folder.student, job.result.module, student_metadata(job, temperatures.get(LAST)))
+    save_best(job, folder, state, temperatures.get(SELECTED))
+    return temperatures
+
+
 def _followed(done: Run, job: Job, finished: Finished | None) -> Run:
     """Return a finished run, once whoever wants to know of it does."""
-    if finished is not None:
+    if finished is not None and number() == 0:
         finished(job, done)
     return done
 
@@ -260,7 +282,7 @@ def _fit_teacher(
     reporter.log(f"the teacher is fitted first, in {folder.path}")
     teacher_config = going_on(teacher_options(config, folder), folder, "model")
     fitted = {"model": modules["teacher"]} if "teacher" in modules else {}
-    with folder.claimed(teacher_config.resume) as folder, seeded(config.seed):
+    with held(folder, teacher_config.resume) as folder, seeded(config.seed):
         job = build_training(teacher_config, dataset, traces, fitted)
         return str(run(job, folder, Beside(reporter, "the fit of the teacher"), stop, more_follows=True).folder)
 
@@ -275,7 +297,7 @@ def _train_baseline(
     plan: Plan | None,
 ) -> None:
     """Train the student without its teacher in a run of its own, or go on with it, unless that is done."""
-    if folder.results.exists():
+    if once(folder.results.exists):
         return
     assert isinstance(job.config, DistillConfig)
     config = going_on(baseline_options(job.config, folder), folder, "model")
@@ -285,25 +307,17 @@ def _train_baseline(
         )
     alone = {"model": copy.deepcopy(modules["student"])} if "student" in modules else {}
     reporter.log(f"the student is trained without the teacher first, in {folder.path}")
-    with folder.claimed(config.resume) as folder, seeded(config.seed):
-        beside = Beside(reporter, "the student without its teacher")
+    with held(folder, config.resume) as folder, seeded(config.seed):
+        beside = Beside(reporter, "the student without its teacher", opening_notes=False)
         results = run(build_training(config, dataset, modules=alone), folder, beside, stop, more_follows=True).results
     if plan is not None and (note := little_to_teach(plan, results)) is not None:
         reporter.log(f"note: {note}")
 
 
-@contextmanager
-def _claimed(config: Recipe, name: str) -> Iterator[RunFolder]:
-    """Hold the run's folder."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes not in ("", "1"):
-        raise InputError(
-            f"a run is of one process, and the environment says that this is one of {processes} (WORLD_SIZE): start angularkd without "
-            "torchrun"
-        )
+def _folder(config: Recipe, name: str) -> RunFolder:
+    """Return the run's folder."""
     default = Path("runs") / f"{name}-on-{_short(config.data)}-seed{config.seed}"
-    with RunFolder(Path(config.out) if config.out is not None else default).claimed(config.resume) as folder:
-        yield folder
+    return RunFolder(Path(config.out) if config.out is not None else default)
 
 
 def _short(spec: str) -> str:

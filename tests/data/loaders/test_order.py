@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from angularkd.data.sources.parquet import ParquetStore
 from angularkd.data.splits import whole
 from angularkd.data.stores import ArrayStore, RowGroups
 from angularkd.data.views.seeds import permutation
+from angularkd.errors import InputError
 
 
 def grouped(window: int, counts: tuple[int, ...] = (7, 3, 5, 9, 4), sizes: tuple[int, ...] = (70, 30, 50, 90, 40)):
@@ -86,3 +89,54 @@ def test_parquet_files_say_what_their_groups_take(tmp_path: Path, write_images, 
         assert bytes_ <= measured < 4 * bytes_  # with paths, and headers that repeat an image or two
     split = Split(ParquetStore(files), np.arange(16), np.zeros(16, dtype=np.int64))
     assert SampleGroups.of(split) is not None
+
+
+def flat(lists: Iterable[list[int]]) -> list[int]:
+    return list(itertools.chain.from_iterable(lists))
+
+
+def parts_of(order: EpochOrder, count: int, epoch: int = 1) -> list[list[list[int]]]:
+    return [[batch.tolist() for batch in order.part_of_batches(part, count).batches(epoch)] for part in range(count)]
+
+
+@pytest.mark.parametrize("groups", [None, grouped(1000)])
+def test_processes_take_equal_parts_of_the_same_batches(groups) -> None:
+    order = EpochOrder(28, 6, 0, True, True, groups)
+    parts = parts_of(order, 3)
+    assert all(len(batch) == 2 for part in parts for batch in part)
+    assert [flat(batch) for batch in zip(*parts, strict=True)] == [batch.tolist() for batch in order.batches(1)]
+    assert [batch.tolist() for batch in order.part_of_batches(1, 3).batches(1, first=2)] == parts[1][2:]
+
+
+def test_batches_that_are_no_equal_parts_are_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"all 4 processes together, and 6 images are no equal parts: give a multiple of 4"
+    ):
+        EpochOrder(28, 6, 0, True, True).part_of_batches(0, 4)
+
+
+def test_processes_read_groups_of_their_own_where_these_do_not_fit_into_memory() -> None:
+    groups = grouped(300, counts=(25,) * 40, sizes=(100,) * 40)
+    order = EpochOrder(1000, 32, 0, True, True, groups)
+    parts = parts_of(order, 4)
+    assert [len(part) for part in parts] == [len(order)] * 4
+    samples = [flat(part) for part in parts]
+    assert len(set(flat(samples))) == len(order) * 32
+    read = [set(groups.group_of[part].tolist()) for part in samples]
+    assert sum(map(len, read)) <= 40 + 4
+    assert set.union(*read) == set(range(40))
+
+
+def test_unequal_groups_are_shared_so_that_each_process_has_its_steps() -> None:
+    order = EpochOrder(28, 4, 3, True, True, grouped(90))
+    samples = [flat(part) for part in parts_of(order, 2)]
+    assert [len(part) for part in samples] == [14, 14]
+    assert sorted(flat(samples)) == list(range(28))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_evaluate_every_sample_once_in_its_order(count) -> None:
+    order = EpochOrder(28, 5, 0, False, False)
+    parts = [order.part_of_samples(part, count) for part in range(count)]
+    assert [index for part in parts for batch in part.batches(0) for index in batch.tolist()] == list(range(28))
+    assert max(part.num_samples for part in parts) - min(part.num_samples for part in parts) <= 1

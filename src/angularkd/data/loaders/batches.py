@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from angularkd.data.loaders.order import EpochOrder
 from angularkd.data.views.tables import Views
@@ -34,6 +34,18 @@ class Batches(Protocol):
         """Yield the batches of an epoch, from the batch of number `first` on."""
         ...
 
+    def part_of_batches(self, number: int, count: int) -> Batches:
+        """Return batches that are one of `count` equal parts of these each, for a process of several.
+
+        Raises:
+            InputError: They cannot be divided into so many.
+        """
+        ...
+
+    def part_of_samples(self, number: int, count: int) -> Batches:
+        """Return batches of one of `count` parts of the samples, which are taken in their order."""
+        ...
+
 
 class OrderedBatches:
     """Base of the loaders, whose batches are of samples as they are, in an order that can be exchanged."""
@@ -49,6 +61,23 @@ class OrderedBatches:
         """Return the number of batches an epoch."""
         return len(self.order)
 
+    def part_of_batches(self, number: int, count: int) -> Self:
+        """Return batches that are one of `count` equal parts of these each, for a process of several.
+
+        Raises:
+            InputError: They cannot be divided into so many.
+        """
+        return self._with(self.order.part_of_batches(number, count))
+
+    def part_of_samples(self, number: int, count: int) -> Self:
+        """Return batches of one of `count` parts of the samples, which are taken in their order."""
+        return self._with(self.order.part_of_samples(number, count))
+
+    def _with(self, order: EpochOrder) -> Self:
+        ordered = copy.copy(self)
+        ordered.order = order
+        return ordered
+
 
 def in_order(batches: Batches) -> Batches:
     """Return the same views of the same images, but all samples in their order, none left out.
@@ -58,6 +87,4 @@ def in_order(batches: Batches) -> Batches:
     """
     if not isinstance(batches, OrderedBatches):
         raise TypeError(f"expected the batches of a loader, got {type(batches).__name__}: mixed images have one order")
-    ordered = copy.copy(batches)
-    ordered.order = replace(batches.order, shuffle=False, drop_last=False)
-    return ordered
+    return batches._with(replace(batches.order, shuffle=False, drop_last=False))

@@ -40,3 +40,11 @@ class MixedBatches:
         """Yield the mixed batches of an epoch, from the batch of number `first` on."""
         for number, batch in enumerate(self.batches.epoch(epoch, first), start=first):
             yield self.mixing(batch, epoch, number)
+
+    def part_of_batches(self, number: int, count: int) -> MixedBatches:
+        """Return batches that are one of `count` equal parts of these each; the images of a part are mixed with each other."""
+        return MixedBatches(self.batches.part_of_batches(number, count), self.mixing)
+
+    def part_of_samples(self, number: int, count: int) -> MixedBatches:
+        """Return mixed batches of one of `count` parts of the samples."""
+        return MixedBatches(self.batches.part_of_samples(number, count), self.mixing)
