@@ -7,16 +7,18 @@ All distil the same teacher into the same student, on the same first --images of
 threads and workers, that sleeps until its turn; in each round every one trains for one epoch. They are
 
     cached, live          angularkd's engine, compiled, its teacher answering from a full cache, or running in every step
+    careful               a DataLoader with workers, channels_last, teacher, student and stable losses under one torch.compile
     plain                 a DataLoader with workers, torchvision's transforms, everything eager
     torchdistill          as its own image classification example puts it together
     ...-channels-last     these two, with models and images in that memory format, in which angularkd always is
+    ...-bf16              the first three in bf16, all others being in float32; only where --contenders names them
 
 Timed is training: from the request of an epoch's first batch to its end, loading and augmentation included. Not timed are
-decoding (all keep decoded images in memory), compilation (one to two minutes, in angularkd alone), filling the cache (the
+decoding (all keep decoded images in memory), compilation (one to two minutes, in angularkd and `careful`), filling the cache (the
 teacher's forward for every image in both views, once for all epochs and runs; what `live` pays in every epoch), a first
 epoch of each contender, evaluation and checkpoints. The teacher's weights are random: none of its accuracy is at stake.
 
-Ratios are of images a second, taken round by round: above 1 the first named is the faster.
+Ratios are of images a second in the same precision, taken round by round: above 1 the first named is the faster.
 """
 
 from __future__ import annotations
@@ -44,12 +46,16 @@ from subset import write_first
 SCRIPTS = {
     "cached": ("ours_epoch.py", "--teacher-mode", "cached"),
     "live": ("ours_epoch.py", "--teacher-mode", "live"),
+    "careful": ("careful_epoch.py",),
+    "cached-bf16": ("ours_epoch.py", "--teacher-mode", "cached", "--precision", "bf16"),
+    "live-bf16": ("ours_epoch.py", "--teacher-mode", "live", "--precision", "bf16"),
+    "careful-bf16": ("careful_epoch.py", "--precision", "bf16"),
     "plain": ("plain_epoch.py",),
     "plain-channels-last": ("plain_epoch.py", "--channels-last"),
     "torchdistill": ("torchdistill_epoch.py",),
     "torchdistill-channels-last": ("torchdistill_epoch.py", "--channels-last"),
 }
-OURS = ("cached", "live")
+OURS = ("cached", "live", "cached-bf16", "live-bf16")
 PATIENCE_SECONDS = 10.0
 """For a contender to exit by itself at the end."""
 
@@ -76,7 +82,7 @@ def main() -> None:
         f"{own} / {rival}": ratio(speeds[own], speeds[rival])
         for own in OURS
         for rival in names
-        if own in names and rival not in OURS
+        if own in names and rival not in OURS and own.endswith("-bf16") == rival.endswith("-bf16")
     }
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     result = {
@@ -185,10 +191,11 @@ def tell(line: str) -> None:
 
 def parse() -> argparse.Namespace:
     parser = parser_of(__doc__)
+    in_float32 = [name for name in SCRIPTS if not name.endswith("-bf16")]
     parser.add_argument("--images", type=int, default=2560, help="an epoch's, the first of the training split")
     parser.add_argument("--rounds", type=int, default=7, help="epochs of each contender that count")
     parser.add_argument("--workers", type=int, default=2, help="processes of the rivals' data loaders")
-    parser.add_argument("--contenders", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
+    parser.add_argument("--contenders", nargs="+", choices=SCRIPTS, default=in_float32)
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave angularkd uncompiled")
     parser.add_argument("--torchdistill-python", default=sys.executable, help="the Python of an environment with it")
     parser.add_argument("--json-file", type=Path)

@@ -100,7 +100,7 @@ def configuration(options: argparse.Namespace) -> DistillConfig:
         batch_size=options.batch_size,
         loader="resident",
         device=options.device,
-        precision="32-true",  # as the rivals
+        precision={"float32": "32-true", "bf16": "bf16-mixed"}[options.precision],
         schedule="constant",
         compile="always" if options.compile else "never",
         epochs=1,
@@ -111,6 +111,7 @@ def configuration(options: argparse.Namespace) -> DistillConfig:
 def parse() -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="for the teacher's weights and its cache")
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--teacher-mode", choices=("cached", "live"), default="cached")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="everything as it is written")
     return parser.parse_args()

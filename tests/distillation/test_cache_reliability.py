@@ -52,6 +52,59 @@ def test_values_beyond_float16_keep_its_precision(tmp_path, largest) -> None:
     assert torch.equal(read[others], written["logits"][others].half().float()), "rounded as they always were"
 
 
+@pytest.mark.parametrize("size", [2, 8, 32, 56])
+def test_maps_in_8_bits_are_off_by_less_than_a_step(tmp_path, size) -> None:
+    """By half a step of the square root's code at most, which is the finer the smaller a value is, and scales to the row's largest one."""
+    maps = torch.rand(10, 1, size, size, generator=torch.Generator().manual_seed(0)) ** 4
+    maps = maps / torch.linalg.vector_norm(maps, dim=(2, 3), keepdim=True)
+    maps[3], maps[4], maps[5] = 0.0, 0.0, 1e-6
+    maps[4, 0, 0, 1] = 1.0
+    field = Field("maps", (1, size, size), "uint8")
+    TeacherCache(tmp_path, ABOUT, [field]).write(0, ALL, {"maps": maps})
+    read = TeacherCache(tmp_path, ABOUT, [field]).read(0, ALL, HERE)["maps"]
+    largest = maps.amax(dim=(1, 2, 3), keepdim=True)
+    assert ((read.sqrt() - maps.sqrt()).abs() <= 1.0906 * largest.sqrt() / 509 + (largest < 1e-4) * 3e-2).all()
+    assert torch.equal(read[3], maps[3]) and torch.equal(read[4], maps[4]), "nothing, and all in one place"
+    assert read.argmax() == maps.argmax()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 3), (1, 2, 3), (1, 4, 4)], ids=["odd", "even", "of four"])
+def test_a_changed_code_is_found(tmp_path, shape) -> None:
+    field = Field("maps", shape, "uint8")
+    cache = TeacherCache(tmp_path, ABOUT, [field])
+    cache.write(0, ALL, {"maps": torch.rand(10, *shape)})
+    codes = np.memmap(next(cache.folder.glob("*.u8")), np.uint8, "r+", shape=(20, *shape))
+    codes[4, 0, 1, 1] ^= 1
+    codes.flush()
+    again = TeacherCache(tmp_path, ABOUT, [field])
+    again.read(0, ALL[:4], HERE)
+    for reading in (lambda: again.read(0, ALL, HERE), again.check):
+        with pytest.raises(InputError, match=r"damaged .maps: values are not those that were written"):
+            reading()
+
+
+def test_maps_of_both_types_lie_in_one_cache(tmp_path) -> None:
+    both = [Field("logits", (3,)), *(Field("maps", (1, 4, 4), kind) for kind in ("float16", "uint8"))]
+    written = {"logits": torch.rand(10, 3), "maps": torch.rand(10, 1, 4, 4)}
+    sizes = []
+    for field in both[1:]:
+        cache = TeacherCache(tmp_path, ABOUT, [both[0], field])
+        assert cache.missing(0, ALL).all()
+        cache.write(0, ALL, written)
+        sizes.append(cache.size_bytes)
+    assert len(list(tmp_path.iterdir())) == 1 and sizes[0] - sizes[1] == 20 * 16
+    exact, coded = (TeacherCache(tmp_path, ABOUT, [field]).read(0, ALL, HERE)["maps"] for field in both[1:])
+    assert torch.equal(exact, written["maps"].half().float()) and not torch.equal(coded, exact)
+    torch.testing.assert_close(coded, exact, atol=5e-3, rtol=0)
+
+
+def test_negative_maps_are_refused_in_8_bits(tmp_path) -> None:
+    cache = TeacherCache(tmp_path, ABOUT, [Field("maps", (1, 2, 2), "uint8")])
+    with pytest.raises(InputError, match=r"maps has negative values, which 8 bits do not hold: .*float16"):
+        cache.write(0, ALL, {"maps": torch.rand(10, 1, 2, 2) - 0.5})
+    assert cache.missing(0, ALL).all()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_is_refused_by_name(tmp_path, value) -> None:
     cache = TeacherCache(tmp_path, ABOUT, FIELDS)

@@ -16,7 +16,7 @@ import compiled_checks
 from angularkd import Distiller
 from angularkd.losses.amd import cosine_with_margin
 from angularkd.losses.polynomials import cosine_series, log_sigmoid
-from angularkd.training import compilation
+from angularkd.training import build, compilation
 from helpers import distillation_job
 
 
@@ -123,13 +123,19 @@ def test_what_is_left_out_of_a_second_compilation_runs_as_it_is_written(teacher)
 
 @pytest.mark.parametrize(
     ("precision", "cached", "compiled"),
-    [("32-true", True, True), ("bf16-mixed", False, True), ("bf16-mixed", True, False)],
+    [
+        ("32-true", "32-true", True),
+        ("bf16-mixed", None, True),
+        ("bf16-mixed", "32-true", True),
+        ("bf16-mixed", "bf16-mixed", False),
+    ],
 )
 def test_a_cache_holds_answers_of_one_rounding(teacher, tmp_path, monkeypatch, precision, cached, compiled) -> None:
     """In half precision a compiled teacher rounds otherwise than the one that another run has as it is written."""
     asked: list[bool] = []
     monkeypatch.setattr(Distiller, "compile", lambda self, teacher, **_: asked.append(teacher))
     folder = {"cache": str(tmp_path)} if cached else {}
+    monkeypatch.setattr(build, "answers_in", lambda config: cached)
     built = job(teacher, epochs=1, compile="always", precision=precision, **folder)
     assert compilation.compile_step(built, lambda _: None) and asked == [compiled]
     if cached:

@@ -218,6 +218,92 @@ def test_the_cache_command_fills_verifies_and_describes(teacher, tmp_path, capsy
     assert "is damaged (logits: values are not those that were written)" in capsys.readouterr().err
 
 
+def test_maps_in_8_bits_are_filled_verified_and_taught_from(teacher, tmp_path, capsys) -> None:
+    folder = tmp_path / "cache"
+    flags = ["digits", "--teacher", teacher, "--student", "cifar/resnet8", "--image-size", "8", "--batch-size", "256"]
+    flags += ["--loss", "ce=1", "--loss", "amd=10", "--device", "cpu", "--augment", "flip"]
+    flags += ["--cache", str(folder), "--cache-maps", "uint8"]
+    for action in ("fill", "verify"):
+        main(["cache", action, *flags])
+    said = capsys.readouterr().out
+    assert float(re.findall(r"layer3 PowerMap.*off by (\S+) of", said)[-1]) > 1e-3, "not float16"
+    main(["cache", "info", str(folder)])
+    assert len(re.findall("uint8", capsys.readouterr().out)) == 3
+    codes = next(folder.glob("*/layer1*.u8"))
+    assert codes.stat().st_size == 2 * 1295 * 64
+    for field in ("layer1", "layer2", "layer3"):
+        assert next(folder.glob(f"*/{field}*.done")).stat().st_size == 2 * 1295
+    options = {
+        **RECIPE,
+        "teacher": teacher,
+        "student": "cifar/resnet8",
+        "loss": {"ce": 1.0, "amd": 10.0},
+        "device": "cpu",
+        "epochs": 1,
+    }
+    runs = [
+        angularkd.distill(**options, out=str(tmp_path / name), cache=str(folder), cache_maps=name)
+        for name in ("uint8", "float16")
+    ]
+    amd = [json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0])["amd"] for run in runs]
+    assert amd[0] == pytest.approx(amd[1], rel=0.02) and amd[0] != amd[1]
+
+
+def test_verify_finds_maps_that_are_off_by_more_than_their_code(teacher, tmp_path, capsys) -> None:
+    folder = tmp_path / "cache"
+    flags = ["digits", "--teacher", teacher, "--student", "cifar/resnet8", "--image-size", "8", "--batch-size", "256"]
+    flags += [
+        "--loss",
+        "amd=10",
+        "--device",
+        "cpu",
+        "--augment",
+        "flip",
+        "--cache",
+        str(folder),
+        "--cache-maps",
+        "uint8",
+    ]
+    main(["cache", "fill", *flags])
+    file = next(folder.glob("*/layer3*.u8"))
+    codes = np.memmap(file, np.uint8, "r+", shape=(2 * 1295, 1, 2, 2))
+    marks = np.fromfile(file.with_suffix(".done"), np.uint8)
+    codes[:, 0, 0, 0] ^= 16
+    np.memmap(file.with_suffix(".sum"), np.uint32, "r+")[:] = Field("any", (1, 2, 2), "uint8").checksums(
+        np.asarray(codes), marks
+    )
+    with pytest.raises(SystemExit):
+        main(["cache", "verify", *flags])
+    assert "does not hold what the teacher says: layer3" in capsys.readouterr().err
+
+
+def test_8_bits_are_of_a_cache(teacher) -> None:
+    with pytest.raises(InputError, match="`cache_maps` says what a cache stores: name its folder with `cache`"):
+        angularkd.distill(**RECIPE, teacher=teacher, student="cifar/resnet8", cache_maps="uint8")
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"centered": True}, {"centered": True, "grid": 2}], ids=["paper's", "centred", "grid"]
+)
+def test_8_bits_change_amds_gradient_by_less_than_a_hundredth(tmp_path, form) -> None:
+    """Of the student's parameters, against maps in float16."""
+    torch.manual_seed(0)
+    teacher, student = cifar.create("resnet20", 10), cifar.create("resnet8", 10)
+    images = torch.rand(32, 3, 32, 32)
+    gradients = []
+    for kind in ("float16", "uint8"):
+        about = replace(ABOUT, samples=len(images))
+        cached = CachedTeacher(LiveTeacher(teacher), tmp_path, about, maps=kind)
+        distiller = Distiller(cached, student, {"amd": {"weight": 1.0, **form}}, example=images[:1]).train()
+        distiller(images, torch.zeros(32, dtype=torch.long), torch.arange(32), 0).total.backward()
+        gradients.append(torch.cat([one.grad.flatten() for one in student.parameters() if one.grad is not None]))
+        student.zero_grad()
+        distiller.close()
+        cached.close()
+    off = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
+    assert 1e-6 < off < 0.01
+
+
 @pytest.mark.parametrize("top", [1, 3])
 def test_top_logits_are_verified_with_their_classes(teacher, tmp_path, capsys, top) -> None:
     flags = ["digits", "--teacher", teacher, "--student", "cifar/resnet8", "--image-size", "8", "--augment", "flip"]

@@ -80,11 +80,11 @@ def print_stored_cache(cache: StoredCache, console: Console) -> None:
     if cache.problem is not None:
         console.print(with_flags(f"note: {cache.problem}"), soft_wrap=True, highlight=False)
     rows = [
-        (field.name, _shape(list(field.shape)), f"{field.size_bytes / 2**20:,.2f}", f"{field.filled:.1%}")
+        (field.name, _shape(list(field.shape)), field.dtype, f"{field.size_bytes / 2**20:,.2f}", f"{field.filled:.1%}")
         for field in cache.fields
     ]
     if rows:
-        print_table(console, ("stored of each image", "shape", "MiB when full", "filled"), rows)
+        print_table(console, ("stored of each image", "shape", "as", "MiB when full", "filled"), rows)
 
 
 def _fill_level(cache: dict[str, Any]) -> str:

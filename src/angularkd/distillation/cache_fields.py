@@ -1,7 +1,13 @@
-"""The fields of a teacher's cache: how a part of an answer is stored as numbers of 16 bits, and read again.
+"""The fields of a teacher's cache: how a part of an answer is stored as numbers of 16 or 8 bits, and read again.
 
-A row whose largest value is beyond float16 is stored divided by a power of two, its scale, so that it keeps float16's 11 bits.
-Beside the values of a row stand its mark, 0 for a row that is not there, else 1 + the exponent of its scale, and its checksum.
+A row of float16 whose largest value is beyond float16 is stored divided by a power of two, its scale, so that it keeps float16's 11
+bits. A row of uint8 holds a map, which is nowhere negative and nowhere above 1, as
+
+    code = round(255 * sqrt(value / scale))        scale = 2 ** (-k / 8), the least such that is no smaller than the row's largest value
+
+so that a value is off by at most scale / 255, and less where it is small: a square root spends its steps where maps have most of
+their values. Beside the values of a row stand its mark, 0 for a row that is not there, else 1 + the exponent of its scale, or 1 + k,
+and its checksum.
 """
 
 from __future__ import annotations
@@ -14,12 +20,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from angularkd.errors import InputError
 
-ENDINGS = {"float16": "f16", "int32": "i32"}
+Stored = Literal["float16", "int32", "uint8"]
+"""The types of numbers that are stored."""
+ENDINGS = {"float16": "f16", "int32": "i32", "uint8": "u8"}
 """Of files, by the type of their numbers."""
 INFINITE = 0x7C00
 """The exponent's bits of a float16, all set where it is infinite or no number."""
@@ -27,6 +35,9 @@ LARGEST_EXPONENT = 15
 """Of 2, below which scaled values stay."""
 LARGEST_MARK = 114
 """The mark of a row of the largest numbers that float32 holds."""
+LARGEST_CODE = 255
+STEPS_AN_OCTAVE = 8
+"""Of the scales of maps in uint8, which are at least 2 ** (-113 / 8): the largest value of a map of 128 x 128 is at least twice that."""
 ODD = 2_654_435_769
 """The golden ratio's share of 2**32: its multiples are spread evenly over the numbers of 32 bits."""
 
@@ -44,7 +55,7 @@ class Field:
 
     name: str
     shape: tuple[int, ...]
-    dtype: Literal["float16", "int32"] = "float16"
+    dtype: Stored = "float16"
     limit: int | None = None
 
     @property
@@ -61,7 +72,8 @@ class Field:
     def file(self) -> str:
         """Return its file's name without the ending, different for different fields."""
         readable = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.name)[:60]
-        return f"{readable}-{digest(self.name, self.shape)[:8]}"
+        code = (self.dtype,) if self.dtype == "uint8" else ()  # beside which the same maps may be stored in float16
+        return f"{readable}-{digest(self.name, self.shape, *code)[:8]}"
 
     def packed(self, values: Tensor, indices: Int[Tensor, " batch"]) -> tuple[np.ndarray, np.ndarray]:
         """Return values [batch, *shape] on the host as they are stored, and the mark of each row.
@@ -71,7 +83,7 @@ class Field:
             indices: of the samples, for the message.
 
         Raises:
-            InputError: for values that are not finite.
+            InputError: for values that are not finite, and negative ones where they are stored in uint8.
         """
         marks = np.ones(len(values), dtype=np.uint8)
         if self.dtype == "int32":
@@ -84,6 +96,8 @@ class Field:
                 f"the teacher gives no finite {self.name} for training image {image}, so that no cache holds it and no student learns "
                 "from it: check the teacher's weights, and `teacher_normalization`"
             )
+        if self.dtype == "uint8":
+            return self._coded(values, largest)
         rounded = values.half()
         beyond = rounded.flatten(1).isinf().any(dim=1)
         if bool(beyond.any()):
@@ -97,9 +111,12 @@ class Field:
         if device.type == "cuda":
             stored = stored.pin_memory()  # so that the copy does not wait for the device
         on_device = stored.to(device, non_blocking=True)
-        if not stored.is_floating_point():
+        if self.dtype == "int32":
             return on_device.long()
         exponents = torch.from_numpy(marks.astype(np.int32) - 1)
+        if self.dtype == "uint8":
+            scales = torch.exp2(-exponents.double() / STEPS_AN_OCTAVE).float() / LARGEST_CODE**2
+            return on_device.float().square_().mul_(self._across(scales).to(device))
         values = on_device.float()
         return values if not bool(exponents.any()) else torch.ldexp(values, self._across(exponents).to(device))
 
@@ -107,6 +124,8 @@ class Field:
         """Return what is wrong with stored values that `packed` cannot have returned, or None."""
         if self.dtype == "float16":
             return "values are not finite" if (stored.view(np.uint16) & INFINITE == INFINITE).any() else None
+        if self.dtype == "uint8":
+            return None
         outside = self.limit is not None and ((stored < 0) | (stored >= self.limit)).any()
         return "it names classes that the teacher has not" if outside else None
 
@@ -117,9 +136,23 @@ class Field:
         another for certain, and any other row with a probability of 1 - 2**-32.
         """
         rows = np.ascontiguousarray(stored).reshape(len(stored), -1)
-        bits = rows.view(np.uint16 if self.row_bytes % 4 else np.uint32).astype(np.uint32, copy=False)
+        word = next(
+            np.dtype(kind) for kind in ("uint32", "uint16", "uint8") if self.row_bytes % np.dtype(kind).itemsize == 0
+        )
+        bits = rows.view(word).astype(np.uint32, copy=False)
         sums: np.ndarray = bits @ _odd_numbers(bits.shape[1]) + marks.astype(np.uint32) * np.uint32(ODD)
         return sums
+
+    def _coded(self, values: Tensor, largest: Float[Tensor, " batch"]) -> tuple[np.ndarray, np.ndarray]:
+        """Return maps [batch, *shape] in 8 bits, and the mark of each row."""
+        if bool((values < 0).any()):
+            raise InputError(
+                f"{self.name} has negative values, which 8 bits do not hold: leave out `cache_maps`, or use float16"
+            )
+        steps = torch.floor(-STEPS_AN_OCTAVE * torch.log2(largest.double())).clamp(0, LARGEST_MARK - 1)
+        shares = values / self._across(torch.exp2(-steps / STEPS_AN_OCTAVE).float())
+        codes = (shares.sqrt() * LARGEST_CODE).round().clamp(max=LARGEST_CODE)
+        return codes.to(torch.uint8).numpy(), (1 + steps).to(torch.uint8).numpy()
 
     def _across(self, rows: Tensor) -> Tensor:
         """Return a number a row so that it meets the values of its sample."""

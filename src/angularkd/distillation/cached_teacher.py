@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -28,8 +28,10 @@ class CachedTeacher:
     """A teacher that answers for sample i in view v from a cache, where that answer is stored already.
 
     Stored are the logits, the embedding, and the maps of the stages, each map divided by its own norm, which no loss on maps
-    uses: P / ||P||_F fits into float16 whatever the size of P. All are rounded to float16, also when they are first computed, so
-    that a run gets the same numbers whether the cache was warm or not.
+    uses: P / ||P||_F fits into float16 whatever the size of P, and into 8 bits. All are rounded as they are stored, also when they
+    are first computed, so that a run gets the same numbers whether the cache was warm or not.
+
+    Answers of a cache in float32 (`about.precision`) are computed in it whatever the student computes in.
 
     Where an answer of a batch is missing, the network runs for the whole batch, so that it always gets one shape. Batches
     without indices or view are answered by the network.
@@ -39,13 +41,22 @@ class CachedTeacher:
         folder: the folder of caches.
         about: what the answers depend on; it names the cache in the folder.
         top_logits: how many of the largest logits are stored, the others only by the sum of their probabilities; None for all.
+        maps: the type in which maps are stored.
     """
 
-    def __init__(self, live: LiveTeacher, folder: Path, about: About, top_logits: int | None = None) -> None:
+    def __init__(
+        self,
+        live: LiveTeacher,
+        folder: Path,
+        about: About,
+        top_logits: int | None = None,
+        maps: Literal["float16", "uint8"] = "float16",
+    ) -> None:
         self.live = live
         self.folder = folder
         self.about = about
         self.top_logits = top_logits
+        self.maps: Literal["float16", "uint8"] = maps
         self._request = Request()
         self._cache: TeacherCache | None = None
 
@@ -87,7 +98,8 @@ class CachedTeacher:
         self._request = request
         if request.example is not None:
             self.live.trace(request.example)  # which says how many classes there are
-        self._cache = TeacherCache(self.folder, self.about, fields_of(request, self.live.classes, self.top_logits))
+        fields = fields_of(request, self.live.classes, self.top_logits, self.maps)
+        self._cache = TeacherCache(self.folder, self.about, fields)
 
     def __call__(
         self,
@@ -97,7 +109,7 @@ class CachedTeacher:
     ) -> ModelOutput:
         """Return the stored answers to these samples in this view, after having the network give those that are missing."""
         if indices is None or view is None:
-            return self.live(images)
+            return self._asked(images)
         self.fill(images, indices, view)
         return self._output(self.cache.read(view, indices, images.device))
 
@@ -109,7 +121,7 @@ class CachedTeacher:
         """
         missing = self.cache.missing(view, indices).nonzero()[:, 0]
         if len(missing):
-            values = self._answers(self.live(images), len(images))
+            values = self._answers(self._asked(images), len(images))
             here = missing.to(images.device)
             new = {field.name: values[field.name].index_select(0, here) for field in self.cache.fields}
             self.cache.write(view, indices.cpu()[missing], new)
@@ -124,7 +136,7 @@ class CachedTeacher:
             images: [batch, 3, height, width] in 0..1.
             stored: their stored answers; of the logits those of the stored classes are given.
         """
-        return self._answers(self.live(images), len(images), stored.get(TOP_CLASSES))
+        return self._answers(self._asked(images), len(images), stored.get(TOP_CLASSES))
 
     def compile(self, **options: Any) -> None:
         """Compile the network's forward, for images that are not in the cache yet."""
@@ -139,6 +151,13 @@ class CachedTeacher:
         self.live.close()
         if self._cache is not None:
             self._cache.close()
+
+    def _asked(self, images: Float[Tensor, "batch 3 height width"]) -> ModelOutput:
+        """Return what the network gives, in the precision that the cache is of."""
+        if self.about.precision != "32-true":
+            return self.live(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.live(images)
 
     def _answers(
         self, output: ModelOutput, count: int, top_classes: Int[Tensor, "batch top"] | None = None
@@ -169,13 +188,16 @@ class CachedTeacher:
         return ModelOutput(logits, features, values.get(EMBEDDING))
 
 
-def fields_of(request: Request, classes: int, top_logits: int | None = None) -> tuple[Field, ...]:
+def fields_of(
+    request: Request, classes: int, top_logits: int | None = None, stored_maps: Literal["float16", "uint8"] = "float16"
+) -> tuple[Field, ...]:
     """Return the fields that a cache stores for a request.
 
     Args:
         request: what the losses need of the teacher.
         classes: how many logits it gives, once mapped.
         top_logits: how many of them are stored; None for all.
+        stored_maps: the type in which maps are stored.
     """
     fields = []
     if "teacher_logits" in request.signals:
@@ -190,7 +212,7 @@ def fields_of(request: Request, classes: int, top_logits: int | None = None) -> 
         for stage in request.stages:
             shape = stage.shape if reduction.source == "features" else stage.shape[1:]
             maps = reduction(torch.zeros(1, *shape)).shape
-            fields.append(Field(map_name(stage.name, reduction), tuple(maps)))
+            fields.append(Field(map_name(stage.name, reduction), tuple(maps), stored_maps))
     return tuple(fields)
 
 

@@ -11,9 +11,9 @@ from angularkd.errors import InputError
 from angularkd.system.compiling import begin_step
 from angularkd.types import Batch
 
-TOLERANCE = 2e-3
-"""Largest difference between a stored answer and the live one, relative to the largest value of its field: float16 holds 11
-bits, and a batch of another size rounds differently."""
+TOLERANCES = {"float16": 2e-3, "uint8": 7e-3}
+"""Largest difference between a stored answer and the live one, relative to the largest value of its field, by its type: float16 holds
+11 bits, the code of 8 bits a step of 4.3e-3 at its largest, and a batch of another size rounds differently."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,12 @@ def verify(teacher: CachedTeacher, batches: Iterable[Batch]) -> Verified:
         batches: what is compared; images that the cache does not hold are passed over.
 
     Raises:
-        InputError: where none of the images is in the cache, a difference is beyond TOLERANCE, or stored values are damaged.
+        InputError: where none of the images is in the cache, a difference is beyond TOLERANCES, or stored values are damaged.
     """
     cache = teacher.cache
     rows = cache.check()
-    worst: dict[str, float] = {field.name: 0.0 for field in cache.fields if field.dtype == "float16"}
+    tolerances = {field.name: TOLERANCES[field.dtype] for field in cache.fields if field.dtype in TOLERANCES}
+    worst = dict.fromkeys(tolerances, 0.0)
     compared = 0
     for batch in batches:
         assert batch.view is not None
@@ -85,7 +86,7 @@ def verify(teacher: CachedTeacher, batches: Iterable[Batch]) -> Verified:
     if compared == 0:
         raise InputError(f"the teacher cache {cache.folder} holds none of the images that were compared: fill it first")
     for name, difference in worst.items():
-        if not difference <= TOLERANCE:
+        if not difference <= tolerances[name]:
             raise InputError(
                 f"the teacher cache {cache.folder} does not hold what the teacher says: {name} is off by {difference:.1e} of its "
                 "largest value: remove the folder, and it is filled anew"

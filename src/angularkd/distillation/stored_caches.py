@@ -19,6 +19,7 @@ class StoredField:
 
     Attributes:
         size_bytes: once it is full.
+        dtype: the type that it is stored in.
         filled: the share of images in views that it is there for.
     """
 
@@ -26,6 +27,7 @@ class StoredField:
     shape: tuple[int, ...]
     size_bytes: int
     filled: float
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,10 @@ def _described(folder: Path) -> StoredCache:
         if about.key != folder.name:
             return StoredCache(folder, about, problem=f"renamed from {about.key}, under which name it would be found")
         one_by_one = [(field, TeacherCache(folder.parent, about, [field])) for field in fields]
-        found = [StoredField(field.name, field.shape, cache.size_bytes, cache.filled) for field, cache in one_by_one]
+        found = [
+            StoredField(field.name, field.shape, cache.size_bytes, cache.filled, field.dtype)
+            for field, cache in one_by_one
+        ]
     except InputError as error:
         return StoredCache(folder, None, problem=str(error))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -5,7 +5,7 @@ stage) is one array of rows, one a (view, sample), beside a byte a row, its mark
 
     FOLDER/KEY/about.json            what the key stands for
     FOLDER/KEY/FIELD.json            the field's name and shape
-    FOLDER/KEY/FIELD.f16             [views, samples, *shape], float16; .i32 for whole numbers
+    FOLDER/KEY/FIELD.f16             [views, samples, *shape], float16; .u8 for maps in 8 bits, .i32 for whole numbers
     FOLDER/KEY/FIELD.done            [views, samples], 0 for a row that is not there, else 1 + the exponent of its scale
     FOLDER/KEY/FIELD.sum             [views, samples], uint32: of the row's values and its mark
     FOLDER/KEY/.lock                 there while a process fills it
@@ -43,7 +43,9 @@ CHECKED_ROWS = 4096
 """Rows whose checksums are computed at once, where all are."""
 ROW_ENDINGS = {"done": "uint8", "sum": "uint32"}
 """Of the files of one number a row, marks and checksums, with its type."""
-ROOM_REMEDY = "give another folder, fewer views with `cache_views`, or leave out `cache`"
+ROOM_REMEDY = (
+    "give another folder, fewer views with `cache_views`, maps in 8 bits with `cache_maps=uint8`, or leave out `cache`"
+)
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,10 @@ class TeacherCache:
                 raise
         self._arrays.clear()  # which may have been opened for reading alone
         self._to_write = self.missing_rows
+
+    def reopen(self) -> None:
+        """Read anew what another process has stored since."""
+        self._arrays.clear()
 
     def close(self) -> None:
         """Let other processes fill the cache."""

@@ -169,6 +169,31 @@ def test_flips_alternate_and_about_half_the_samples_are_flipped(ops):
     assert 900 < int(flips[0].sum()) < 1100
 
 
+def test_a_limit_is_the_first_of_all_views():
+    """So that few views of a sample are as different as many, half of them mirrored, and other samples have others."""
+    every, few = (
+        Views(("crop", "flip"), 500, (32, 32), seed=3),
+        Views(("crop", "flip"), 500, (32, 32), seed=3, limit=16),
+    )
+    assert (every.count, few.count) == (162, 16)
+    assert [few.view_of(epoch) for epoch in (0, 15, 16, 40)] == [0, 15, 0, 8]
+    tables = [few.table(view).columns for view in range(16)]
+    for view, columns in enumerate(tables):
+        assert all(torch.equal(column, every.table(view).columns[name]) for name, column in columns.items())
+    outcomes = torch.stack(
+        [torch.stack([table[name].long() for name in ("top", "left", "flip")], 1) for table in tables], 1
+    )
+    assert all(len(of_sample.unique(dim=0)) == 16 for of_sample in outcomes)
+    assert (outcomes[:, :, 2].sum(1) == 8).all()
+    assert len(outcomes[:, :, :2].flatten(0, 1).unique(dim=0)) == 81
+
+
+@pytest.mark.parametrize(("ops", "limit", "count"), [(("flip",), 16, 2), (("crop", "flip"), 162, 162), ((), 5, 1)])
+def test_a_limit_that_all_views_fit_into_is_none(ops, limit, count):
+    views = Views(ops, 10, (32, 32), limit=limit)
+    assert views.count == count and views.limit is None
+
+
 def test_samples_differ_in_their_order():
     views = Views(("crop", "flip"), 500, (32, 32))
     paths = torch.stack(

@@ -74,7 +74,8 @@ class Views:
         num_ops: How many operations `rand_augment` applies to an image.
         strength: How strong they are, from 0 to 30.
         erase_probability: Share of the images that lose a part by `erase`.
-        limit: Where views are endless, how many there are all the same: view v is then view v mod limit.
+        limit: How many views there are at most, also where the operations have more, or endlessly many; None for all. What all
+            views of finitely many operations fit into is no limit.
 
     Raises:
         InputError: Operations are unknown, repeated or cannot be combined, or parameters are out of range.
@@ -117,6 +118,9 @@ class Views:
                 f"rand_augment: expected at least 1 operation of a strength from 0 to {STRENGTHS - 1}, got {self.num_ops} "
                 f"of {self.strength}."
             )
+        endless = any(isinstance(OPS[op], DrawnOp) for op in self.ops)
+        if self.limit is not None and not endless and self.limit >= self._finite_count:
+            object.__setattr__(self, "limit", None)
         if not 0 <= self.erase_probability <= 1:
             raise InputError(f"erase: the probability must be from 0 to 1, got {self.erase_probability}.")
 
@@ -130,9 +134,11 @@ class Views:
     def count(self) -> int | None:
         """Return the number of different views: view v is view v mod count. None where it is infinite and has no limit.
 
-        It is 1 without operations, 2 for flip, (2 * padding + 1)**2 for crop, and their product for both.
+        It is 1 without operations, 2 for flip, (2 * padding + 1)**2 for crop, and their product for both, or the limit: then an
+        image has the first of its outcomes, each image in an order of its own.
         """
-        return self.limit if any(isinstance(OPS[op], DrawnOp) for op in self.ops) else self._finite_count
+        finite = None if any(isinstance(OPS[op], DrawnOp) for op in self.ops) else self._finite_count
+        return finite if self.limit is None else self.limit
 
     def view_of(self, epoch: int) -> int:
         """Return the view of an epoch: each in turn, the first again after the last."""
