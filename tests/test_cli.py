@@ -154,7 +154,10 @@ def test_help_shows_every_option_with_its_meaning(capsys, command) -> None:
         (["train", "--config", "."], "no configuration file . to read"),
         (["train", "--config", "absent.yaml"], "no configuration file absent.yaml"),
         (["train", "--config"], "--config needs"),
-        (["list"], "say what to list"),
+        (["list"], "angularkd: say what to list"),
+        (["list", "lossess"], "there is no 'lossess'. Did you mean 'losses'? Or say what to list"),
+        (["cache"], "angularkd: say what to do with the cache"),
+        (["cache", "fil", "digits"], "there is no 'fil'. Did you mean 'fill'"),
         (["list", "models", "cifar/nothing*"], "no models match"),
     ],
 )
@@ -180,6 +183,13 @@ def test_an_unknown_key_in_a_file_gets_its_nearest(capsys, tmp_path) -> None:
     code, _, err = run(capsys, "train", "--config", str(tmp_path / "a.yaml"))
     assert code == 2
     assert "unknown key 'modle'. Did you mean 'model'" in err
+
+
+def test_options_that_there_are_stand_in_order(capsys, tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text("data: digits\nxyzzy: 1\n")
+    err = run(capsys, "train", "--config", str(tmp_path / "a.yaml"))[2]
+    valid = err.partition("The valid ones are: ")[2].strip().split(", ")
+    assert len(valid) > 20 and valid == sorted(valid)
 
 
 def test_errors_name_flags(capsys, tmp_path) -> None:

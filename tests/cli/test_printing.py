@@ -11,7 +11,7 @@ from PIL import Image
 from rich.table import Table
 
 from angularkd import cli
-from angularkd.cli.printing import TextConsole, one_line, printable
+from angularkd.cli.printing import PIPED_WIDTH, TextConsole, one_line, open_console, printable
 
 NASTY = "a\x1b[31mb\x07c\x9bd\u202ee\udcfff"
 SHOWN = "a\\x1b[31mb\\x07c\\x9bd\\u202ee\\udcfff"
@@ -36,6 +36,16 @@ def test_the_console_shows_names_as_they_are(terminal) -> None:
     assert not {"\x07", "\x9b", "\u202e", "\udcff"} & set(printed)
     assert "\x1b[31m" not in printed
     assert {len(line) for line in printed.splitlines()[1:6]} == {len(SHOWN) + 4}  # what is escaped counts in the layout
+
+
+@pytest.mark.parametrize(
+    ("said", "width"), [("80", 80), (None, PIPED_WIDTH), ("0", PIPED_WIDTH), ("wide", PIPED_WIDTH)]
+)
+def test_a_pipe_is_as_wide_as_columns_says(monkeypatch, said, width) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("COLUMNS", said)
+    assert open_console().width == width
 
 
 def test_messages_are_one_line_with_an_end(capsys) -> None:

@@ -31,7 +31,7 @@ def test_a_student_stands_beside_its_teacher() -> None:
     lines = summary_lines(Path("runs/a b"), DISTILLED)
     assert lines[0] == "student: 90.00% of 1,000 test images right (teacher 95.00%)"
     assert (
-        "1,000 parameters, 9.2 times fewer than the teacher; 0.5 ms an image here in batches, 2.5 times faster"
+        "1,000 parameters, 9.2 times fewer than the teacher; 0.5 ms an image here in batches, 2.5 times faster (one image alone"
         in lines[1]
     )
     assert "run folder: runs/a b" in lines

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from angularkd import InputError
 from angularkd.metrics import fit_temperature, reliability, reliability_of, temperature_on
-from angularkd.metrics.temperature import LARGEST, LEAST
+from angularkd.metrics.temperature import LARGEST, LEAST, LEAST_IMAGES
 from angularkd.types import Batch
 
 
@@ -135,6 +135,15 @@ def test_logits_that_are_not_finite_are_refused_and_give_no_temperature() -> Non
     batch = Batch(torch.zeros(3, 3, 2, 2), torch.zeros(3, dtype=torch.long), torch.arange(3), 0)
     assert temperature_on(nn.Identity(), lambda images: logits, [batch], 3) is None
     assert temperature_on(nn.Identity(), lambda images: logits, [], 0) is None
+
+
+@pytest.mark.parametrize("images", [LEAST_IMAGES - 1, LEAST_IMAGES])
+def test_none_is_fitted_to_a_few_images(images) -> None:
+    logits, labels = drawn(images)
+    batch = Batch(torch.zeros(images, 3, 1, 1), labels, torch.arange(images), 0)
+    found = temperature_on(nn.Identity(), lambda _: 2 * logits, [batch], images)
+    assert fit_temperature(2 * logits, labels) != 1
+    assert found == (1 if images < LEAST_IMAGES else fit_temperature(2 * logits, labels))
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MOST_IMAGES", 100), ("MOST_LOGITS", 500)])

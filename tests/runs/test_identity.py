@@ -34,19 +34,19 @@ def test_equal_runs_go_on() -> None:
 def test_what_differs_is_named(command, more, differing) -> None:
     stored = identity_of("DistillConfig", OPTIONS)
     with pytest.raises(
-        InputError, match=f"^the run in runs/a was started with another {differing}: resume with the same"
+        InputError, match=rf"^the run in runs/a was started with other options \({differing}\): resume with the same"
     ):
         check_identity("runs/a", stored, identity_of(command, {**OPTIONS, **more}))
 
 
 def test_a_run_whose_identity_cannot_be_read_is_not_resumed() -> None:
-    with pytest.raises(InputError, match=r"was started with another command.*config\.yaml.*`out`"):
+    with pytest.raises(InputError, match=r"was started with other options \(command\).*config\.yaml.*`out`"):
         check_identity("runs/a", None, identity_of("DistillConfig", OPTIONS))
 
 
 def test_an_option_that_is_new_since_the_run_was_started_differs() -> None:
     stored = identity_of("DistillConfig", {name: value for name, value in OPTIONS.items() if name != "lr"})
-    with pytest.raises(InputError, match="another lr:"):
+    with pytest.raises(InputError, match=r"other options \(lr\):"):
         check_identity("runs/a", stored, identity_of("DistillConfig", OPTIONS))
 
 

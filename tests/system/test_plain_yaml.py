@@ -49,9 +49,22 @@ def test_aliases_of_small_things_are_read() -> None:
     }
 
 
+def test_mappings_are_merged_and_what_is_written_beside_counts() -> None:
+    text = "a: &a {x: 1, y: 2}\nb: &b\n  <<: *a\n  y: 3\nc: {<<: [*b, {x: 9, z: 4}]}\nd: *b\ne: {'<<': 5}"
+    assert read_yaml(text) == {
+        "a": {"x": 1, "y": 2},
+        "b": {"x": 1, "y": 3},
+        "c": {"x": 1, "y": 3, "z": 4},
+        "d": {"x": 1, "y": 3},
+        "e": {"<<": 5},
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("a: {<<: b}", "expected a mapping"),
+        ("a: &a {x: 1}\nb:\n  <<: *a\n  <<: *a", "'<<' is given twice"),
         ("a: 1\na: 2", "'a' is given twice"),
         ("a: {b: 1, 'b': 2}", "'b' is given twice"),
         ("a: !!binary aGVsbG8=", "tag"),

@@ -16,6 +16,8 @@ MOST_IMAGES = 10_000
 """Images that a temperature is fitted on, evenly spread: one number needs no more."""
 MOST_LOGITS = 10_000_000
 """Logits that it is fitted on: of very many classes, those of fewer images."""
+LEAST_IMAGES = 50
+"""Images without which none is fitted: those of fewer swing between extremes, by one image that is right or wrong."""
 LEAST, LARGEST = 0.05, 20.0
 """Bounds of a temperature: beyond, probabilities are one-hot, or all equal."""
 
@@ -64,6 +66,8 @@ def temperature_on(
 ) -> float | None:
     """Return the temperature that fits a model's logits for some images, None where these are not finite, or there are no images.
 
+    It is 1, which leaves logits as they are, where there are fewer than LEAST_IMAGES.
+
     Args:
         model: put into evaluation mode meanwhile.
         predict: from images in 0..1 to its logits.
@@ -82,4 +86,6 @@ def temperature_on(
             labels.append(batch.labels[rows].cpu())
             passed += len(batch.images)
     used = torch.cat(logits)
-    return fit_temperature(used, torch.cat(labels)) if bool(used.isfinite().all()) else None
+    if not used.isfinite().all():
+        return None
+    return fit_temperature(used, torch.cat(labels)) if len(used) >= LEAST_IMAGES else 1.0

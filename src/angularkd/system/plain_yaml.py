@@ -1,13 +1,12 @@
 """YAML as options are written in it: mappings, lists, words, numbers, true, false and null, each meaning what it looks like.
 
-Dates, minutes (1:30), octal numbers, tags and merges of YAML are read as words or refused; a name is given once; and a short file
-stands for few values, however its aliases are nested.
+Dates, minutes (1:30), octal numbers and tags of YAML are read as words or refused; `<<` merges mappings, as in YAML 1.1; a name is given
+once; and a short file stands for few values, however its aliases are nested.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,10 @@ class _Loader(yaml.SafeLoader):
     }
     _depth = 0
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._merged: set[int] = set()
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         tag = getattr(self.peek_event(), "tag", None)  # type: ignore[no-untyped-call]
         if tag is not None:
@@ -54,12 +57,18 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if id(node) in self._merged:  # an alias stands for it, and it holds by now what it merges
+            return
+        self._merged.add(id(node))
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value == "<<" and key.style is None:
+                key.tag = f"{_TAG}merge"
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
         if twice is not None:
             raise yaml.YAMLError(f"'{twice}' is given twice in one mapping")
-        return super().construct_mapping(node, deep)
+        super().flatten_mapping(node)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         text = node.value.lower().replace(".inf", "inf").replace(".nan", "nan")

@@ -59,15 +59,19 @@ class Beside:
     Args:
         reporter: to whom.
         what: the run, in a few words.
+        opening_notes: whether the notes that come before its training are passed on; those of the same student on the same images
+            were logged before.
     """
 
-    def __init__(self, reporter: Reporter, what: str) -> None:
+    def __init__(self, reporter: Reporter, what: str, opening_notes: bool = True) -> None:
         self._reporter = reporter
         self._what = what
+        self._notes = opening_notes
 
     def log(self, text: str) -> None:
         """Pass a line on."""
-        self._reporter.log(text)
+        if self._notes or not text.startswith("note: "):
+            self._reporter.log(text)
 
     def plan(self, plan: Plan) -> None:
         """Pass on what will be done."""
@@ -75,6 +79,7 @@ class Beside:
 
     def begin(self, epochs: int, steps_an_epoch: int, first_epoch: int) -> None:
         """Pass on that training begins."""
+        self._notes = True
         self._reporter.begin(epochs, steps_an_epoch, first_epoch)
 
     def step(self, epoch: int, step: int, meter: TrainingMeter) -> None:
