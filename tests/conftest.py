@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ.pop(
+    "COLUMNS", None
+)  # the processes that pytest-xdist starts have one of 80, where readline was imported before
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:

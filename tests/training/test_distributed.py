@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import torch
 from torch import distributed, nn
 
 import angularkd
-from angularkd import Distiller
+from angularkd import Distiller, cli
+from angularkd.cli import running
 from angularkd.system import ranks
 from angularkd.system.devices import open_fabric
 from angularkd.training.replica import Replica, average_statistics
@@ -247,6 +249,27 @@ def test_devices_starts_as_many_processes(folder) -> None:
 def test_devices_are_started_by_the_command_line_alone(folder, options, complaint) -> None:
     with pytest.raises(angularkd.InputError, match=complaint):
         angularkd.train(data="digits", model=f"{folder / 'net.py'}:small", device="cpu", out=folder / "no", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (
+            ["--devices", "1000", "--batch-size", "4000"],
+            r"--devices 1000 is more than this machine has, which is \d+ processors",
+        ),
+        (
+            ["--devices", "2", "--batch-size", "7"],
+            "--batch-size is that of all 2 processes together, and 7 images are no equal",
+        ),
+    ],
+)
+def test_what_cannot_be_started_is_refused_before_it_is(options, complaint, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(running, "launch", lambda *_: pytest.fail("processes were started"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "digits", "--model", "cifar/resnet8", "--device", "cpu", *options])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and re.search(complaint, said) and said.count("\n") == 1
 
 
 def test_what_cannot_be_synchronised_is_named() -> None:

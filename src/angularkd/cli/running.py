@@ -18,6 +18,7 @@ from angularkd.config import (
     ExplainConfig,
     ExportConfig,
     PredictConfig,
+    Recipe,
     ReplayConfig,
     ReportConfig,
     StudyConfig,
@@ -25,7 +26,7 @@ from angularkd.config import (
     VerifyConfig,
 )
 from angularkd.errors import InputError, nearest, short_repr
-from angularkd.system.processes import launch, process_count
+from angularkd.system.processes import check_devices, check_parts, launch, process_count
 from angularkd.system.stopping import stopped_by_signals
 
 USAGE = """angularkd: distil any PyTorch vision classifier into a smaller one
@@ -113,7 +114,7 @@ def _run(arguments: list[str]) -> None:
 
 def _train(arguments: list[str]) -> None:
     config = parse(TrainConfig, "train", arguments)
-    _in_processes(config.devices, ["train", *arguments])
+    _in_processes(config, ["train", *arguments])
     from angularkd.commands.progress import ConsoleReporter
     from angularkd.commands.train import train_and_report
 
@@ -124,7 +125,7 @@ def _train(arguments: list[str]) -> None:
 
 def _distill(arguments: list[str]) -> None:
     config = parse(DistillConfig, "distill", arguments)
-    _in_processes(config.devices, ["distill", *arguments])
+    _in_processes(config, ["distill", *arguments])
     from angularkd.commands.distill import distill_and_report
     from angularkd.commands.progress import ConsoleReporter
 
@@ -266,15 +267,18 @@ IN_PROCESSES = ("train", "distill")
 """The commands that run in several processes."""
 
 
-def _in_processes(devices: int, arguments: list[str]) -> None:
+def _in_processes(config: Recipe, arguments: list[str]) -> None:
     """Run a command in as many processes as it asks for, unless this is one of them already.
 
     Raises:
+        InputError: for more than there are devices, and for a batch that has no equal parts for them.
         SystemExit: with their exit code, once they have ended.
     """
-    if devices == 1 or process_count() > 1:
+    if config.devices == 1 or process_count() > 1:
         return
-    code, text = launch(devices, arguments)
+    check_parts(config.batch_size, config.devices)
+    check_devices(config.devices, config.device)
+    code, text = launch(config.devices, arguments)
     if text is not None:
         stop(f"{text}; if a checkpoint was written, it goes on with --resume", code)
     raise SystemExit(code)

@@ -20,6 +20,8 @@ from angularkd.errors import InputError
 
 WAIT_SECONDS = 3.0
 """How long a process that has lost another waits for that one to say why."""
+LEAST_IMAGES = 2
+"""Images of a batch in each process: batch normalisation needs more than one."""
 STOPPING_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 """What is passed on to the processes of a run that one command has started."""
 
@@ -58,6 +60,37 @@ def restarts(environment: Mapping[str, str] = os.environ) -> int:
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:
     text = environment.get(name, "")
     return int(text) if text.isdecimal() else default
+
+
+def check_parts(batch_size: int, count: int) -> None:
+    """Check that a batch has equal parts for several processes.
+
+    Raises:
+        InputError: where it has not, or parts of less than LEAST_IMAGES.
+    """
+    if batch_size % count or batch_size < LEAST_IMAGES * count:
+        raise InputError(
+            f"`batch_size` is that of all {count} processes together, and {batch_size} images are no equal parts of "
+            f"{LEAST_IMAGES} or more: give a multiple of {count}, {LEAST_IMAGES * count} or more"
+        )
+
+
+def check_devices(devices: int, device: str) -> None:
+    """Check that a machine has as many devices as processes are to be started.
+
+    Args:
+        devices: how many.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        InputError: where it has fewer.
+    """
+    import torch
+
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    there, what = (torch.cuda.device_count(), "CUDA devices") if on_gpu else (os.cpu_count() or 1, "processors")
+    if devices > there:
+        raise InputError(f"`devices={devices}` is more than this machine has, which is {there} {what}: give no more")
 
 
 def launch(devices: int, arguments: Sequence[str]) -> tuple[int, str | None]:

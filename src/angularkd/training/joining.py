@@ -17,14 +17,11 @@ from angularkd.distillation import CachedTeacher, fill
 from angularkd.errors import InputError
 from angularkd.runs import RunFolder
 from angularkd.system import ranks
-from angularkd.system.processes import has_begun, note_begun, restarts
+from angularkd.system.processes import check_parts, has_begun, note_begun, restarts
 from angularkd.training.job import Job
 from angularkd.training.progress import Reporter, Silent
 
 C = TypeVar("C", bound=Recipe)
-
-LEAST_IMAGES = 2
-"""Images of a batch in each process: batch normalisation needs more than one."""
 
 
 def check_processes(config: Recipe) -> None:
@@ -39,11 +36,7 @@ def check_processes(config: Recipe) -> None:
             f"`devices={config.devices}` starts as many processes where angularkd is started on the command line, and this is one of "
             f"{count}: start them by torchrun --nproc-per-node {config.devices}"
         )
-    if config.batch_size % count or config.batch_size < LEAST_IMAGES * count:
-        raise InputError(
-            f"`batch_size` is that of all {count} processes together, and {config.batch_size} images are no equal parts of "
-            f"{LEAST_IMAGES} or more: give a multiple of {count}, {LEAST_IMAGES * count} or more"
-        )
+    check_parts(config.batch_size, count)
     if config.sync_batchnorm and count == 1:
         raise InputError("`sync_batchnorm` is of several processes, and this is one: leave it out, or give `devices`")
 
