@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from angularkd.config import Protocol
+from angularkd.config import DEFAULT_LOSSES, Protocol
 from angularkd.errors import InputError
 from angularkd.studies.cells import Cell
 from angularkd.studies.planning import Planner
@@ -90,6 +90,12 @@ def test_a_control_has_a_teacher_that_knows_nothing_and_the_objective_of_the_oth
         assert by_name[name].teacher.config().model == "cifar/resnet20"
     labels = {cell.objective for cell in found if cell.kind == "teacher"}
     assert labels == {"teacher", "teacher, untrained", "teacher, shuffled labels"}
+
+
+def test_the_default_objective_is_that_of_distill_and_a_controls_has_its_losses_whatever_the_teacher_says() -> None:
+    found = cells(objectives={"AMD": {"loss": "default"}, "control": {"loss": "default", "control": "shuffled"}})
+    given = {cell.objective: cell.task.options.get("loss") for cell in found}
+    assert given["AMD"] is None and given["control"].keys() == DEFAULT_LOSSES.keys()
 
 
 GRID = {

@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import nn
 
+import angularkd
 from angularkd.config import TrainConfig
 from angularkd.system import devices
 from angularkd.system.devices import (
@@ -150,6 +151,17 @@ def test_a_run_goes_on_in_the_precision_it_was_started_in(monkeypatch, tmp_path)
     assert [line for line in logged if "no instructions for bf16" in line] == [
         "note: this processor has no instructions for bf16, in which the run computes: a step takes two to four times as long as in 32-true"
     ]
+
+
+def test_a_fitted_teacher_is_trained_in_the_precision_of_its_student(bf16, monkeypatch, tmp_path) -> None:
+    """So that the run's configuration, which holds one, repeats both."""
+    monkeypatch.setattr(precision, "bf16_pays", lambda model: model.spec == "cifar/resnet14")
+    networks = {"teacher": "cifar/resnet14", "student": "cifar/resnet8"}
+    fit = {"teacher_train": 1, "teacher_train_what": "all", "epochs": 1, "loss": {"ce": 1.0, "kd": 1.0}}
+    run = angularkd.distill(**DIGITS, **networks, **fit, out=tmp_path / "run", report=False)
+    assert stored(run.folder) == stored(run.folder / "teacher") == "32-true"
+    again = angularkd.distill(**DIGITS, **networks, **fit, out=tmp_path / "run", report=False, resume=True)
+    assert again.results["metrics"] == run.results["metrics"]
 
 
 def train(options: dict, reporter: Silent):

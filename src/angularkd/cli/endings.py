@@ -48,7 +48,7 @@ OS_ERROR = re.compile(r"([^:]*)\(os error (\d+)\)")
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "unable to allocate")
 """What torch and NumPy say then, in errors of several kinds."""
 GOES_ON = (("train",), ("distill",))
-LOST = "another process of this run is gone; where it does not say why, it was killed{}"
+LOST = "another process of this run is gone, which was killed where it does not say why, or cannot be reached ({}){}"
 """What a process of several says that has lost one."""
 
 
@@ -87,7 +87,7 @@ def ending(arguments: Sequence[str]) -> Iterator[None]:
         stop(f"what is printed cannot be written: {error.strerror}", MACHINE)
     except Exception as error:
         if process_count() > 1 and is_lost_process(error):
-            stop(LOST.format(_goes_on(arguments)), MACHINE, lost=True)
+            stop(LOST.format(one_line(str(error))[:200], _goes_on(arguments)), MACHINE, lost=True)
         if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
             stop(f"{error.strerror}{f': {error.filename}' if error.filename else ''}", MACHINE)
         refused = OS_ERROR.search(str(error))

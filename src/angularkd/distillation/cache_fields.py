@@ -37,7 +37,7 @@ LARGEST_MARK = 114
 """The mark of a row of the largest numbers that float32 holds."""
 LARGEST_CODE = 255
 STEPS_AN_OCTAVE = 8
-"""Of the scales of maps in uint8, which are at least 2 ** (-113 / 8): the largest value of a map of 128 x 128 is at least twice that."""
+"""Of the scales of maps in uint8, which are at least 2 ** (-113 / 8): the largest value of a map of 128 x 128 is 140 times that."""
 ODD = 2_654_435_769
 """The golden ratio's share of 2**32: its multiples are spread evenly over the numbers of 32 bits."""
 

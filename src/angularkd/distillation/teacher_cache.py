@@ -6,7 +6,7 @@ stage) is one array of rows, one a (view, sample), beside a byte a row, its mark
     FOLDER/KEY/about.json            what the key stands for
     FOLDER/KEY/FIELD.json            the field's name and shape
     FOLDER/KEY/FIELD.f16             [views, samples, *shape], float16; .u8 for maps in 8 bits, .i32 for whole numbers
-    FOLDER/KEY/FIELD.done            [views, samples], 0 for a row that is not there, else 1 + the exponent of its scale
+    FOLDER/KEY/FIELD.done            [views, samples], 0 for a row that is not there, else 1 + a number that says its scale
     FOLDER/KEY/FIELD.sum             [views, samples], uint32: of the row's values and its mark
     FOLDER/KEY/.lock                 there while a process fills it
 

@@ -31,7 +31,7 @@ def reliability_plots(observed: Observed, temperature: float | None) -> list[Plo
         temperature: of the student, fitted on validation images; None where none was.
     """
     labels = torch.from_numpy(observed.labels)
-    about = f"Of {observed.which}. {MEANING}{FITTED if temperature is not None else ''}"
+    about = f"Of {observed.which}. {MEANING}{FITTED if temperature not in (None, 1.0) else ''}"
     plots = [student_reliability(observed, temperature, "reliability", "Calibration of the student", about)]
     if observed.both_classify:
         assert observed.teacher is not None and observed.teacher.logits is not None
@@ -64,7 +64,7 @@ def student_reliability(
     labels, logits = torch.from_numpy(observed.labels), observed.student.logits
     assert logits is not None
     curves = {"as trained": reliability_of(logits, labels)["equal_width"]}
-    if temperature is not None:
+    if temperature not in (None, 1.0):  # of too few validation images to fit one it is 1
         curves[f"divided by T = {temperature:.2f}"] = reliability_of(logits, labels, temperature)["equal_width"]
     height = 2.75 if len(curves) > 1 else 3.4
     return Plot(name, title, about, lambda figure: _panels(figure, curves, colour), height=height)

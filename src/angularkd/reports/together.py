@@ -62,9 +62,8 @@ def sections_of_networks(runs: Mapping[str, Record], opened: Opened, draw: Draw,
 def _attention(networks: Mapping[str, Networks], observed: Mapping[str, Observed], *, same_images: bool) -> Section:
     """Return the wall; nothing for fewer than two networks, and where they are of different images or classes."""
     title = "What the networks attend to"
-    classifying = {
-        short(label, LONGEST_ROLE): each for label, each in observed.items() if each.student.logits is not None
-    }
+    labels = [label for label, each in observed.items() if each.student.logits is not None]
+    classifying = {role: observed[label] for role, label in zip(_roles(labels), labels, strict=True)}
     if len(classifying) < 2 or not same_images or not _one_split(list(classifying.values())):
         return Section("attention", title)
     first = next(label for label, each in observed.items() if each.student.logits is not None)
@@ -77,6 +76,12 @@ def _attention(networks: Mapping[str, Networks], observed: Mapping[str, Observed
         "are computed anew in this page. On one scale, colours of an image compare all its networks and all margins."
     )
     return Section("attention", title, text, wall=wall, margin=MARGIN)
+
+
+def _roles(labels: list[str]) -> list[str]:
+    """Return short names of networks, numbered where they would be alike."""
+    names = [short(label, LONGEST_ROLE) for label in labels]
+    return names if len(set(names)) == len(names) else [f"{i}: {name}" for i, name in enumerate(names, start=1)]
 
 
 def _one_split(observed: list[Observed]) -> bool:

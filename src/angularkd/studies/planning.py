@@ -166,7 +166,7 @@ class Planner:
             return Task("train", _for_train(options), test=test, threads=protocol.threads, trust=self.trust)
         if objective.loss != "default":
             options["loss"] = dict(objective.loss)
-        elif any(name.partition(".")[0] in DEFAULT_LOSSES for name in settings):
+        elif objective.control is not None or any(name.partition(".")[0] in DEFAULT_LOSSES for name in settings):
             options["loss"] = dict(DEFAULT_LOSSES)
         options = with_settings(options, settings, where)
         teacher = self._teacher(group, objective)

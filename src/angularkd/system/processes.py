@@ -68,7 +68,7 @@ def check_parts(batch_size: int, count: int) -> None:
     Raises:
         InputError: where it has not, or parts of less than LEAST_IMAGES.
     """
-    if batch_size % count or batch_size < LEAST_IMAGES * count:
+    if count > 1 and (batch_size % count or batch_size < LEAST_IMAGES * count):
         raise InputError(
             f"`batch_size` is that of all {count} processes together, and {batch_size} images are no equal parts of "
             f"{LEAST_IMAGES} or more: give a multiple of {count}, {LEAST_IMAGES * count} or more"
@@ -120,7 +120,7 @@ def launch(devices: int, arguments: Sequence[str]) -> tuple[int, str | None]:
         max_restarts=0,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "angularkd", *arguments)
+        elastic_launch(config, sys.executable)("-P", "-m", "angularkd", *arguments)
     except SignalException as stopped:
         return 128 + int(stopped.sigval), None
     except ChildFailedError as error:

@@ -110,6 +110,17 @@ def once(compute: Callable[[], T]) -> T:
     return cast(T, found[1])
 
 
+def first_here(compute: Callable[[], T]) -> T:
+    """Return what each process computes; the first does before the others, for what it downloads or writes they find then.
+
+    Raises:
+        LostProcess: in the others, where it failed.
+    """
+    found: list[T] = []
+    once(lambda: found.append(compute()))
+    return found[0] if found else compute()
+
+
 def gather(value: T) -> list[T]:
     """Return what each process gives, in their order, as copies."""
     if not together():

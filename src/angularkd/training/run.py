@@ -19,7 +19,8 @@ from angularkd.models import Traces, fingerprint, save_weights
 from angularkd.runs import Run, RunFolder
 from angularkd.system.environment import hardware, versions
 from angularkd.system.modes import seeded
-from angularkd.system.ranks import joined, number, once, together
+from angularkd.system.processes import check_parts
+from angularkd.system.ranks import first_here, joined, number, once, together
 from angularkd.system.stopping import Stop
 from angularkd.training.build import build_distillation, build_training
 from angularkd.training.build_data import open_dataset
@@ -89,7 +90,8 @@ def run_training(
     check_loggers(config)
     with joined(config.device):
         check_processes(config)
-        dataset = dataset or open_dataset(config)  # before the folder of the run is made, which may lie in the images'
+        # before the folder of the run is made, which may lie in the images'
+        dataset = dataset or first_here(partial(open_dataset, config))
         with claimed(config, _folder(config, _short(config.model))) as (config, folder):
             config = going_on(config, folder, "model")
             with seeded(config.seed):
@@ -118,7 +120,7 @@ def run_distillation(
     name = f"{_short(config.student)}-from-{_short(config.teacher)}"
     with joined(config.device):
         check_processes(config)
-        dataset, reporter = dataset or open_dataset(config), heard(reporter)
+        dataset, reporter = dataset or first_here(partial(open_dataset, config)), heard(reporter)
         with claimed(config, _folder(config, name)) as (config, folder):
             config = going_on(with_stored_weights(config, folder), folder, *trained)
             traces, fitted = Traces(), None
@@ -135,6 +137,7 @@ def run_distillation(
 
 def plan_distillation(config: DistillConfig, modules: Modules = MappingProxyType({})) -> Plan:
     """Return what `run_distillation` would pair, check and spend; nothing is written."""
+    check_parts(config.batch_size, config.devices)
     dataset = open_dataset(config)
     with seeded(config.seed):
         job = build_distillation(config, dataset, modules=modules)
@@ -278,7 +281,9 @@ def _fit_teacher(
     assert config.teacher_train is not None
     if not folder.student.exists():
         with seeded(config.seed):  # what cannot be distilled afterwards is not worth fitting a teacher for
-            build_distillation(config, dataset, traces, modules=modules).distiller.close()
+            job = build_distillation(config, dataset, traces, modules=modules)
+            job.distiller.close()
+        config = config.model_copy(update={"precision": job.config.precision})  # one for both, which repeats the run
     reporter.log(f"the teacher is fitted first, in {folder.path}")
     teacher_config = going_on(teacher_options(config, folder), folder, "model")
     fitted = {"model": modules["teacher"]} if "teacher" in modules else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from angularkd.data.loaders.order import EpochOrder
 from angularkd.data.views.tables import Views
@@ -61,7 +61,7 @@ class OrderedBatches:
         """Return the number of batches an epoch."""
         return len(self.order)
 
-    def part_of_batches(self, number: int, count: int) -> Self:
+    def part_of_batches(self, number: int, count: int) -> Batches:
         """Return batches that are one of `count` equal parts of these each, for a process of several.
 
         Raises:
@@ -69,14 +69,14 @@ class OrderedBatches:
         """
         return self._with(self.order.part_of_batches(number, count))
 
-    def part_of_samples(self, number: int, count: int) -> Self:
+    def part_of_samples(self, number: int, count: int) -> Batches:
         """Return batches of one of `count` parts of the samples, which are taken in their order."""
         return self._with(self.order.part_of_samples(number, count))
 
-    def _with(self, order: EpochOrder) -> Self:
+    def _with(self, order: EpochOrder) -> Batches:
         ordered = copy.copy(self)
         ordered.order = order
-        return ordered
+        return cast("Batches", ordered)  # a loader
 
 
 def in_order(batches: Batches) -> Batches:
