@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -200,22 +199,29 @@ def test_a_fault_in_a_process_is_no_killed_process() -> None:
         list(loader.epoch(0))
 
 
-def start_workers_and_be_killed(splits: list[Split], pids: Connection) -> None:
-    pools = [loaders(splits, 2) for _ in range(2)]
-    for one, *_ in pools:
+KILLED = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+from test_pool import loaders, pixels, process_ids, whole, ArrayStore
+
+if __name__ == "__main__":
+    pools = [loaders([whole(ArrayStore("one", pixels(40)), [0] * 40)], 2) for _ in range(2)]
+    for one, in pools:
         next(one.epoch(0))
-    pids.send(process_ids())
+    print(*process_ids(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="starts from this process's memory")
-def test_processes_end_with_a_main_process_that_is_killed(splits, wait_until) -> None:
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    main = multiprocessing.get_context("fork").Process(target=start_workers_and_be_killed, args=(splits, sender))
-    main.start()
-    workers = receiver.recv()
-    main.join()
-    assert main.exitcode == -signal.SIGKILL
+@pytest.mark.skipif(os.name != "posix", reason="a process is killed by a signal")
+def test_processes_end_with_a_main_process_that_is_killed(tmp_path, wait_until) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(KILLED.format(path=[str(Path(__file__).parent)]))
+    main = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert main.stdout is not None
+    workers = [int(pid) for pid in main.stdout.readline().split()]
+    main.stdout.close()
+    assert main.wait() == -signal.SIGKILL
     assert len(workers) == 4
     ended = wait_until(lambda: not any(map(is_running, workers)))
     for pid in filter(is_running, workers):
