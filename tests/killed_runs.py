@@ -114,7 +114,7 @@ def write_shards(folder: Path) -> str:
 
 def start(kind: str, folder: Path, out: Path, **more: Any) -> Callable[[], object]:
     """Return what runs a kind of run in the folder `out`."""
-    options = {**OPTIONS, **KINDS[kind], "out": out, **more}
+    options = {**OPTIONS, **KINDS[kind], "out": out, "report": False, **more}
     if options["data"] == "shards":
         options["data"] = write_shards(folder)
     if "cache" in options:

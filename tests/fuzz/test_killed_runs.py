@@ -200,6 +200,7 @@ def _command(folder: Path, out: Path, **more: str) -> list[str]:
     return [
         "train",
         data,
+        "--no-report",
         *(text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))),
     ]
 
