@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from eager_amd import stable
@@ -36,15 +35,7 @@ def main() -> None:
 
 def prepare(options: argparse.Namespace) -> Epoch:
     setting = open_setting(options)
-    loader = DataLoader(
-        setting.images,
-        options.batch_size,
-        shuffle=True,
-        num_workers=options.workers,
-        drop_last=True,
-        persistent_workers=options.workers > 0,
-        pin_memory=options.device == "cuda",
-    )
+    loader = setting.loader(options)
     teacher = features_of(setting.teacher.eval(), [path for path, _ in setting.stages])
     student = features_of(setting.student.train(), [path for _, path in setting.stages])
     optimizer = torch.optim.SGD(student.parameters(), fused=True, **SGD)

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
-from torch.utils.data import DataLoader
 
 from eager_amd import published
 from serving import Epoch, serve
@@ -30,15 +29,7 @@ def main() -> None:
 
 def prepare(options: argparse.Namespace) -> Epoch:
     setting = open_setting(options)
-    loader = DataLoader(
-        setting.images,
-        options.batch_size,
-        shuffle=True,
-        num_workers=options.workers,
-        drop_last=True,
-        persistent_workers=options.workers > 0,
-        pin_memory=options.device == "cuda",
-    )
+    loader = setting.loader(options)
     teacher, student = setting.teacher.eval(), setting.student.train()
     theirs = Features(teacher, [path for path, _ in setting.stages])
     ours = Features(student, [path for _, path in setting.stages])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from angularkd.data import ResidentImages, channel_stats, load_resident, open_data
@@ -53,6 +53,18 @@ class Setting:
     student: nn.Module
     layout: torch.memory_format
     stages: tuple[tuple[str, str], ...]
+
+    def loader(self, options: argparse.Namespace) -> DataLoader[tuple[Tensor, int]]:
+        """PyTorch's loader of the images, as its documentation advises."""
+        return DataLoader(
+            self.images,
+            options.batch_size,
+            shuffle=True,
+            num_workers=options.workers,
+            drop_last=True,
+            persistent_workers=options.workers > 0,
+            pin_memory=options.device == "cuda",
+        )
 
 
 def open_setting(options: argparse.Namespace) -> Setting:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
@@ -13,7 +11,11 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
 from angularkd.errors import InputError
+from angularkd.system.logs import logging_from
 from angularkd.system.ranks import count
+
+FABRICS_LOGGER = "lightning_fabric.utilities.rank_zero"
+"""It has a line about mixed precision, which config.yaml and results.json name."""
 
 
 def resolve_precision(device: str, precision: str, bf16_pays: bool = False) -> str:
@@ -70,10 +72,10 @@ def open_fabric(device: str, precision: str, *, shared: bool = False) -> Fabric:
     if precision == "16-mixed" and on_processor(device):
         raise InputError("`precision=16-mixed` needs a GPU: use bf16-mixed or 32-true on the CPU")
     if not shared or count() == 1:
-        with _silent():
+        with logging_from(logging.WARNING, FABRICS_LOGGER):
             return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
     here = min(int(os.environ.get("LOCAL_WORLD_SIZE", count())), count())
-    with _silent():
+    with logging_from(logging.WARNING, FABRICS_LOGGER):
         fabric = Fabric(
             accelerator=device,
             devices=here,
@@ -83,18 +85,6 @@ def open_fabric(device: str, precision: str, *, shared: bool = False) -> Fabric:
         )
     fabric.launch()
     return fabric
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Silence Fabric's line about mixed precision, which config.yaml and results.json name."""
-    logger = logging.getLogger("lightning_fabric.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class _ReplicaStrategy(DDPStrategy):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 
 from angularkd.system.compiling import options_for
+from angularkd.system.logs import logging_from
 from angularkd.system.memory import use_huge_pages
 from angularkd.system.modes import restored, seeded
 from angularkd.system.ranks import together
@@ -17,6 +17,8 @@ from angularkd.training.job import Job
 from angularkd.training.progress import duration
 from angularkd.types import Batch
 
+COMPILERS_LOGGER = "torch.utils.cpp_extension"
+"""It says that there is no CUDA wherever there is a compiler for it."""
 PAYS_FROM_SECONDS = 600.0
 """Expected length of a run from which on it is compiled: that takes a minute or two, and saves a quarter and more."""
 EAGER_FLOPS = {"cpu": 2.5e10, "cuda": 1e13}
@@ -94,7 +96,7 @@ def _compile(job: Job, seconds: Callable[[Job], float | None], trial: Callable[[
     log("compiling, which takes a minute or two (`compile=never` leaves it out)")
     batch, started = next(job.batches.epoch(0)), time.perf_counter()
     try:
-        with _without_cuda_complaints():
+        with logging_from(logging.ERROR, COMPILERS_LOGGER):
             job.distiller.compile(teacher=_teacher_may_be(job), **options_for(job.fabric.device))
             with seeded(job.config.seed), restored(job.distiller), job.fabric.autocast():
                 trial(batch)
@@ -129,18 +131,6 @@ def _pays(job: Job, seconds: Callable[[Job], float | None], log: Log) -> bool:
 def _teacher_may_be(job: Job) -> bool:
     """Return False where a cache is filled in half precision: compiled code rounds otherwise, and a cache must hold one kind of answer."""
     return job.cached is None or job.cached.about.precision == "32-true"
-
-
-@contextmanager
-def _without_cuda_complaints() -> Iterator[None]:
-    """Silence PyTorch's line that there is no CUDA, which it logs wherever there is a compiler for it."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

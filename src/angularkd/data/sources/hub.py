@@ -18,6 +18,7 @@ from angularkd.data.split_names import split_called
 from angularkd.data.splits import Source, labelled_splits
 from angularkd.data.stores import EncodedStore
 from angularkd.errors import InputError, nearest
+from angularkd.system.logs import logging_from
 
 OPTIONS = ("config", "image", "label")
 LABEL_NAMES = ("label", "labels")
@@ -160,18 +161,13 @@ def _files(name: str, config: str | None) -> list[str]:
 @contextmanager
 def _quiet(library: Any, bars: bool) -> Iterator[None]:
     """Silence the library's warnings inside, and its progress bars unless they are asked for."""
-    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
     had_bars = not library.are_progress_bars_disabled()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
     if not bars:
         library.disable_progress_bars()
     try:
-        yield
+        with logging_from(logging.ERROR, "datasets", "huggingface_hub"):
+            yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
         if had_bars:
             library.enable_progress_bars()
 
